@@ -1,0 +1,3 @@
+//! Load generator for any etcd endpoint.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Histories, models, checkers and nemeses.

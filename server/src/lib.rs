@@ -1,0 +1,12 @@
+//! The kelson daemon, as a library so that its parts can be tested one by one.
+
+pub mod config;
+pub mod convert;
+pub mod http;
+pub mod lease;
+pub mod logging;
+pub mod server;
+pub mod services;
+pub mod status;
+pub mod version;
+pub mod watch;

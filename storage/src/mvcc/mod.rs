@@ -1,0 +1,6 @@
+//! Multi-version state in memory: the ordered index, the history of each key, the newest records.
+
+pub mod history;
+pub mod index;
+pub mod overlay;
+pub mod range;
