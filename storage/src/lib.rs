@@ -7,6 +7,7 @@
 pub mod applied;
 pub mod codec;
 pub mod command;
+pub mod crc32c;
 pub mod disk;
 pub mod error;
 pub mod event_ring;
