@@ -2,5 +2,6 @@
 
 pub mod history;
 pub mod index;
+pub mod live_changes;
 pub mod overlay;
 pub mod range;
