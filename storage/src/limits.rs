@@ -29,3 +29,7 @@ pub const COMPACTION_ROWS_PER_BITE: usize = 1000;
 
 /// Bytes of one frame of a snapshot image.
 pub const SNAPSHOT_FRAME_BYTES: usize = 1024 * 1024;
+
+/// Bytes of database pages held in memory. Less: more reads of old history go to the kernel's cache and are checked
+/// again. More: memory that the overlay and the index could use.
+pub const TABLES_CACHE_BYTES: usize = 128 * 1024 * 1024;

@@ -1,0 +1,124 @@
+//! The redb side of the tables: opening, the read handles that are shared between writes, and errors as faults.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+
+use super::block_file::{Backend, BlockFile};
+use super::meta::{self, BadMeta, Counts, Meta};
+use crate::disk::Disk;
+use crate::error::Fault;
+use crate::limits::TABLES_CACHE_BYTES;
+use crate::revision::Revision;
+
+pub(super) type RevisionKey = &'static [u8; Revision::ENCODED_BYTES];
+pub(super) const REVISIONS: TableDefinition<RevisionKey, &[u8]> = TableDefinition::new("rev");
+pub(super) const LEASES: TableDefinition<i64, &[u8]> = TableDefinition::new("lease");
+pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+/// Key of the only record of [`META`].
+pub(super) const STATE: &str = "state";
+
+/// An open database and the file below it.
+pub(super) struct Engine {
+    pub(super) database: Database,
+    pub(super) file: Arc<BlockFile>,
+}
+
+impl Engine {
+    /// Starts an empty database in a file of its own.
+    pub(super) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, Fault> {
+        let file = disk
+            .open(path, true)
+            .map_err(|error| Fault::io("create", path, error))?;
+        Self::over(Arc::new(BlockFile::create(file, path)?), path)
+    }
+
+    /// Opens a database and takes its lock.
+    pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, Fault> {
+        let file = disk
+            .open(path, false)
+            .map_err(|error| Fault::io("open", path, error))?;
+        file.try_lock().map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => Fault::Unusable {
+                path: path.to_owned(),
+                what: "another process has this database open".to_owned(),
+            },
+            _ => Fault::io("lock", path, error),
+        })?;
+        Self::over(Arc::new(BlockFile::open(file, path)?), path)
+    }
+
+    fn over(file: Arc<BlockFile>, path: &Path) -> Result<Self, Fault> {
+        let opened = Builder::new()
+            .set_cache_size(TABLES_CACHE_BYTES)
+            // Every durable commit is two-phase and carries the allocator's state, so a sound file never needs the
+            // full repair; what asks for it is damaged, and the repair could fall back to an older state in silence.
+            .set_repair_callback(|repair| repair.abort())
+            .create_with_backend(Backend(file.clone()));
+        match opened {
+            Ok(database) => Ok(Self { database, file }),
+            Err(error) => Err(fault(&file, path, error)),
+        }
+    }
+}
+
+/// The tables as one commit left them. Whoever holds it keeps the pages of that commit from being reused.
+pub(crate) struct OpenRead {
+    pub(super) revisions: ReadOnlyTable<RevisionKey, &'static [u8]>,
+    pub(super) leases: ReadOnlyTable<i64, &'static [u8]>,
+    pub(super) meta: ReadOnlyTable<&'static str, &'static [u8]>,
+}
+
+impl OpenRead {
+    /// Opens the newest commit.
+    pub(super) fn newest(database: &Database) -> Result<Self, redb::Error> {
+        let transaction = database.begin_read()?;
+        Ok(Self {
+            revisions: transaction.open_table(REVISIONS)?,
+            leases: transaction.open_table(LEASES)?,
+            meta: transaction.open_table(META)?,
+        })
+    }
+
+    /// The record of the state that these tables hold.
+    pub(super) fn state(&self, file: &BlockFile, path: &Path) -> Result<(Meta, Counts), Fault> {
+        let record = self
+            .meta
+            .get(STATE)
+            .map_err(|error| fault(file, path, error))?
+            .ok_or_else(|| Fault::damaged(path, 0, "the state record is missing"))?;
+        meta::decode(record.value()).map_err(|bad| match bad {
+            BadMeta::Damaged => Fault::damaged(path, 0, "the state record is damaged"),
+            BadMeta::Newer(version) => Fault::Unusable {
+                path: path.to_owned(),
+                what: format!(
+                    "data format {version} is newer than the format {} of this version; start the version that wrote it",
+                    meta::FORMAT_VERSION
+                ),
+            },
+        })
+    }
+}
+
+/// What an error of redb means for the member.
+///
+/// The file below knows better what happened: redb says "previous I/O error" from the second call on.
+pub(super) fn fault(file: &BlockFile, path: &Path, error: impl Into<redb::Error>) -> Fault {
+    if let Some(fault) = file.failure() {
+        return fault;
+    }
+    match error.into() {
+        redb::Error::Io(error) => Fault::io("access", path, error),
+        redb::Error::Corrupted(what) => Fault::damaged(path, 0, what),
+        redb::Error::RepairAborted => Fault::damaged(path, 0, "the newest commit is not complete"),
+        error @ (redb::Error::TableDoesNotExist(_)
+        | redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableIsMultimap(_)) => Fault::damaged(path, 0, error.to_string()),
+        error => Fault::Engine {
+            path: path.to_owned(),
+            what: error.to_string(),
+        },
+    }
+}
