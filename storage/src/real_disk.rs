@@ -1,1 +1,209 @@
-//! (being written)
+//! The disk of the operating system behind [`Disk`]: positioned reads and writes, `fdatasync`, `flock`.
+//!
+//! Files are made with mode 0600 and directories with 0700, because they hold every key and value of the cluster.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+
+/// Mode of a new directory: its owner only.
+const DIRECTORY_MODE: u32 = 0o700;
+/// Mode of a new file: its owner only.
+const FILE_MODE: u32 = 0o600;
+
+/// The disk of the operating system.
+#[derive(Clone, Copy, Debug)]
+pub struct RealDisk {
+    syncs: bool,
+}
+
+impl RealDisk {
+    /// The disk as it should be used: a sync waits for the device.
+    pub const fn new() -> Self {
+        Self { syncs: true }
+    }
+
+    /// A disk whose syncs do nothing, for `--unsafe-no-fsync`: a power loss or a crash of the kernel can lose
+    /// acknowledged writes, and what is left may not start.
+    pub const fn without_sync() -> Self {
+        Self { syncs: false }
+    }
+}
+
+impl Default for RealDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Disk for RealDisk {
+    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(path)?;
+        Ok(Arc::new(RealFile {
+            file,
+            syncs: self.syncs,
+        }))
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(directory)? {
+            // A name that is not UTF-8 is not one of ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        let missing: Vec<&Path> = path
+            .ancestors()
+            .take_while(|ancestor| !names_something(ancestor))
+            .collect();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(path)?;
+        // Each new name is an entry in its parent, which is durable only after the parent's sync.
+        for made in missing {
+            if let Some(parent) = made.parent() {
+                self.sync_directory(if parent.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    parent
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        if !self.syncs {
+            return Ok(());
+        }
+        File::open(directory)?.sync_all()
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        path.exists()
+    }
+}
+
+/// Whether a path is there already; the empty path stands for the working directory.
+fn names_something(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.exists()
+}
+
+/// An open file of the operating system.
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    syncs: bool,
+}
+
+impl DiskFile for RealFile {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if !self.syncs {
+            return Ok(());
+        }
+        self.file.sync_data()
+    }
+
+    fn try_lock(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is open for as long as `self.file` is borrowed; flock touches no memory of ours.
+        let result = unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+        // The lock belongs to the open file, so the system gives it back however the process ends.
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_files_keep_their_modes() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new();
+        let directory = scratch.path().join("a/b");
+        disk.create_directory(&directory).unwrap();
+        let path = directory.join("file");
+        assert!(!disk.exists(&path));
+        assert_eq!(
+            disk.open(&path, false).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+
+        let file = disk.open(&path, true).unwrap();
+        file.write_all_at(b"after a gap", 10).unwrap();
+        file.sync().unwrap();
+        disk.sync_directory(&directory).unwrap();
+        assert_eq!(file.length().unwrap(), 21);
+        let mut bytes = [1; 12];
+        file.read_exact_at(&mut bytes, 8).unwrap();
+        assert_eq!(&bytes, b"\0\0after a ga");
+        let past = file.read_exact_at(&mut bytes, 10).unwrap_err();
+        assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
+
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&directory)), (0o600, 0o700));
+        disk.rename(&path, &directory.join("renamed")).unwrap();
+        assert_eq!(disk.list(&directory).unwrap(), ["renamed"]);
+        disk.remove(&directory.join("renamed")).unwrap();
+        assert!(disk.list(&directory).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_file_closes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("lock");
+        let first = RealDisk::new().open(&path, true).unwrap();
+        first.try_lock().unwrap();
+        let second = RealDisk::new().open(&path, true).unwrap();
+        assert_eq!(second.try_lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(first);
+        second.try_lock().unwrap();
+    }
+}
