@@ -1,0 +1,181 @@
+//! KV: Range, RangeStream, Put, DeleteRange, Txn, Compact.
+
+mod deep_txn;
+mod range_stream;
+mod read_txn;
+
+use std::time::Duration;
+
+use kelson_proto::etcdserverpb as pb;
+use kelson_storage::applied::{Applied, RangeResult, TxnApplied};
+use kelson_storage::command::{Command, Range, Txn};
+use kelson_storage::store::{ReadError, ReadView};
+use prost::Message;
+
+pub use self::deep_txn::explain_undecodable_txn;
+pub use self::range_stream::range_stream;
+use self::read_txn::ReadPath;
+use super::{ServiceContext, quota};
+use crate::convert;
+use crate::status::ClientError;
+
+/// Reads of more keys than this leave the runtime, so that a big list delays nobody's small call.
+const INLINE_KEYS_MAX: u64 = 1000;
+
+/// How often a physical compaction looks whether its rows are gone. Nothing waits for this but its caller.
+const COMPACTION_POLL: Duration = Duration::from_millis(10);
+
+/// Reads a range of keys at one revision.
+pub async fn range(
+    context: &ServiceContext,
+    request: pb::RangeRequest,
+) -> Result<pb::RangeResponse, ClientError> {
+    let serializable = request.serializable;
+    let range = convert::range(request)?;
+    if !serializable {
+        context.node.read_index().await?;
+    }
+    let view = context.reader().view();
+    let revision = view.revision();
+    let result = read(context, view, range).await?;
+    Ok(convert::range_reply(context.header_at(revision), result))
+}
+
+async fn read(context: &ServiceContext, view: ReadView, range: Range) -> Result<RangeResult, ClientError> {
+    if !is_big(&view, &range) {
+        return view.range(&range).map_err(|error| context.read_failed(error));
+    }
+    off_runtime(context, move || view.range(&range)).await
+}
+
+/// Runs a long read on a thread of its own.
+async fn off_runtime<T: Send + 'static>(
+    context: &ServiceContext,
+    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, ClientError> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(result) => result.map_err(|error| context.read_failed(error)),
+        // The runtime is going down.
+        Err(_) => Err(ClientError::Stopped),
+    }
+}
+
+/// Whether answering may touch many keys. Counting the present keys of a range is cheap, whatever their number.
+fn is_big(view: &ReadView, range: &Range) -> bool {
+    let one_key = range.range_end.is_empty();
+    let cut_by_limit = limits_the_scan(range) && (1..=INLINE_KEYS_MAX.cast_signed()).contains(&range.limit);
+    let counted_only = range.count_only && range.revision <= 0;
+    if one_key || cut_by_limit || counted_only {
+        return false;
+    }
+    keys_in(view, range) > INLINE_KEYS_MAX
+}
+
+/// Whether a scan in key order can stop at the limit (API specification 3.4).
+fn limits_the_scan(range: &Range) -> bool {
+    range_stream::is_in_key_order(range) && !range_stream::has_filters(range)
+}
+
+fn keys_in(view: &ReadView, range: &Range) -> u64 {
+    let count = Range {
+        key: range.key.clone(),
+        range_end: range.range_end.clone(),
+        count_only: true,
+        ..Range::default()
+    };
+    // A read that fails is made again, small, and fails for the client to see.
+    view.range(&count).map_or(0, |result| result.count)
+}
+
+/// Writes one key.
+pub async fn put(context: &ServiceContext, request: pb::PutRequest) -> Result<pb::PutResponse, ClientError> {
+    quota::admit(context, quota::put_cost(&request)).await?;
+    let encoded_bytes = request.encoded_len();
+    let put = convert::put(request)?;
+    context.check_request_size(encoded_bytes)?;
+    match context.propose(Command::Put(put)).await? {
+        (header, Applied::Put { prev_kv }) => Ok(convert::put_reply(header, prev_kv)),
+        (_, other) => Err(convert::unexpected(&other)),
+    }
+}
+
+/// Deletes a range of keys. Works with the quota used up.
+pub async fn delete_range(
+    context: &ServiceContext,
+    request: pb::DeleteRangeRequest,
+) -> Result<pb::DeleteRangeResponse, ClientError> {
+    let encoded_bytes = request.encoded_len();
+    let delete = convert::delete_range(request)?;
+    context.check_request_size(encoded_bytes)?;
+    match context.propose(Command::DeleteRange(delete)).await? {
+        (header, Applied::DeleteRange(deleted)) => Ok(convert::delete_range_reply(header, deleted)),
+        (_, other) => Err(convert::unexpected(&other)),
+    }
+}
+
+/// Compares, then runs one of two branches. What only reads does not enter the log.
+pub async fn txn(context: &ServiceContext, request: pb::TxnRequest) -> Result<pb::TxnResponse, ClientError> {
+    quota::admit(context, quota::txn_cost(&request)).await?;
+    let path = ReadPath::of(&request);
+    let encoded_bytes = if path == ReadPath::Log {
+        request.encoded_len()
+    } else {
+        0
+    };
+    let txn = convert::txn(request, context.limits.max_txn_ops)?;
+    match path {
+        ReadPath::Local => read_txn(context, txn).await,
+        ReadPath::ReadIndex => {
+            context.node.read_index().await?;
+            read_txn(context, txn).await
+        }
+        ReadPath::Log => {
+            context.check_request_size(encoded_bytes)?;
+            match context.propose(Command::Txn(txn)).await? {
+                (header, Applied::Txn(applied)) => Ok(convert::txn_reply(header, applied)),
+                (_, other) => Err(convert::unexpected(&other)),
+            }
+        }
+    }
+}
+
+async fn read_txn(context: &ServiceContext, txn: Txn) -> Result<pb::TxnResponse, ClientError> {
+    let view = context.reader().view();
+    let revision = view.revision();
+    let never_compacted = context.reader().compacted().is_none();
+    let applied: TxnApplied = if read_txn::ranges(&txn).any(|range| is_big(&view, &range)) {
+        off_runtime(context, move || read_txn::run(&view, &txn, never_compacted)).await?
+    } else {
+        read_txn::run(&view, &txn, never_compacted).map_err(|error| context.read_failed(error))?
+    };
+    Ok(convert::txn_reply(context.header_at(revision), applied))
+}
+
+/// Forgets history below a revision; with `physical`, answers once the rows are gone from this member's database.
+pub async fn compact(
+    context: &ServiceContext,
+    request: pb::CompactionRequest,
+) -> Result<pb::CompactionResponse, ClientError> {
+    let proposed = context
+        .propose(Command::Compact {
+            revision: request.revision,
+        })
+        .await;
+    // A compaction that is refused because its revision is compacted already waits for that one, as in etcd.
+    if request.physical && matches!(proposed, Ok(_) | Err(ClientError::Compacted)) {
+        wait_for_compaction(context).await;
+    }
+    match proposed? {
+        (header, Applied::Compact) => Ok(pb::CompactionResponse { header: Some(header) }),
+        (_, other) => Err(convert::unexpected(&other)),
+    }
+}
+
+async fn wait_for_compaction(context: &ServiceContext) {
+    let Some(revision) = context.reader().compacted() else {
+        return;
+    };
+    while !context.reader().compaction_finished(revision) {
+        tokio::time::sleep(COMPACTION_POLL).await;
+    }
+}

@@ -1,0 +1,177 @@
+//! RangeStream: the answer of a range read in chunks, all of one revision (API specification 3.7).
+//!
+//! Merged, the chunks are the answer of Range: header, count and `more` come with the last one, which also carries the
+//! last keys. The view of the first chunk serves all of them, so later writes are invisible; a compaction beyond its
+//! revision ends the stream, as it would end a read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::Stream;
+use futures::stream::BoxStream;
+use kelson_proto::etcdserverpb as pb;
+use kelson_storage::applied::RangeResult;
+use kelson_storage::command::{Range, SortOrder, SortTarget};
+use kelson_storage::error::Rejected;
+use kelson_storage::store::{ReadError, ReadView};
+
+use crate::convert;
+use crate::services::ServiceContext;
+use crate::status::ClientError;
+
+/// Keys in the first chunk. Source: etcd.
+const FIRST_CHUNK_KEYS: i64 = 10;
+
+/// Most keys in one chunk, however small they are: a bite the runtime can take.
+const CHUNK_KEYS_MAX: i64 = 8192;
+
+/// Whether the answer is in key order, ascending.
+pub(super) fn is_in_key_order(range: &Range) -> bool {
+    range.sort_target == SortTarget::Key && range.sort_order != SortOrder::Descend
+}
+
+/// Whether a revision filter is set.
+pub(super) fn has_filters(range: &Range) -> bool {
+    range.min_mod_revision != 0
+        || range.max_mod_revision != 0
+        || range.min_create_revision != 0
+        || range.max_create_revision != 0
+}
+
+/// Opens the stream. Refused: what Range refuses, custom sort orders, revision filters.
+pub async fn range_stream(
+    context: Arc<ServiceContext>,
+    request: pb::RangeRequest,
+) -> Result<BoxStream<'static, Result<pb::RangeStreamResponse, ClientError>>, ClientError> {
+    let serializable = request.serializable;
+    let mut range = convert::range(request)?;
+    if !is_in_key_order(&range) {
+        // etcd takes an unsorted order of any target, and sorts inside of each chunk.
+        if range.sort_order != SortOrder::None {
+            return Err(ClientError::RangeStreamSort);
+        }
+        range.sort_target = SortTarget::Key;
+    }
+    if has_filters(&range) {
+        return Err(ClientError::RangeStreamFilter);
+    }
+    if !serializable {
+        context.node.read_index().await?;
+    }
+    let view = context.reader().view();
+    Ok(Box::pin(Chunks {
+        left: range.limit,
+        range,
+        view,
+        context,
+        count: None,
+        chunk_keys: FIRST_CHUNK_KEYS,
+        ended: false,
+    }))
+}
+
+struct Chunks {
+    context: Arc<ServiceContext>,
+    view: ReadView,
+    /// What is still to be read; its key moves on.
+    range: Range,
+    /// Keys the limit still allows; 0 or less: no limit.
+    left: i64,
+    /// Keys in the whole range; none before the first chunk.
+    count: Option<u64>,
+    chunk_keys: i64,
+    ended: bool,
+}
+
+impl Chunks {
+    fn next_chunk(&mut self) -> Result<pb::RangeStreamResponse, ClientError> {
+        let result = self
+            .read_chunk()
+            .map_err(|error| self.context.read_failed(error))?;
+        let count = *self.count.get_or_insert(result.count);
+        let taken = i64::try_from(result.kvs.len()).unwrap_or(i64::MAX);
+        self.adapt(&result);
+        let limit_reached = self.left > 0 && taken >= self.left;
+        if self.left > 0 {
+            self.left -= taken.min(self.left);
+        }
+        self.ended = self.range.count_only || !result.more || limit_reached;
+        let reply = if self.ended {
+            let whole = RangeResult { count, ..result };
+            convert::range_reply(self.context.header_at(self.view.revision()), whole)
+        } else {
+            self.range.key = self.key_after(&result);
+            pb::RangeResponse {
+                kvs: result.kvs,
+                ..Default::default()
+            }
+        };
+        Ok(pb::RangeStreamResponse {
+            range_response: Some(reply),
+        })
+    }
+
+    fn read_chunk(&self) -> Result<RangeResult, ReadError> {
+        let pinned = if self.range.revision > 0 {
+            self.range.revision.cast_unsigned()
+        } else {
+            self.view.revision()
+        };
+        if self
+            .context
+            .reader()
+            .compacted()
+            .is_some_and(|compacted| pinned < compacted)
+        {
+            return Err(Rejected::Compacted.into());
+        }
+        let limit = if self.left > 0 {
+            self.left.min(self.chunk_keys)
+        } else {
+            self.chunk_keys
+        };
+        self.view.range(&Range {
+            limit,
+            ..self.range.clone()
+        })
+    }
+
+    /// Steers towards chunks of about the largest request, as etcd does.
+    fn adapt(&mut self, result: &RangeResult) {
+        let bytes: usize = result.kvs.iter().map(Bytes::len).sum();
+        let aim = self.context.limits.max_request_bytes;
+        if bytes < aim / 2 {
+            self.chunk_keys = (self.chunk_keys * 2).min(CHUNK_KEYS_MAX);
+        } else if bytes > aim * 2 {
+            self.chunk_keys = (self.chunk_keys / 2).max(1);
+        }
+    }
+
+    /// The smallest key above the last one of `result`.
+    fn key_after(&self, result: &RangeResult) -> Bytes {
+        let Some(last) = result.kvs.last() else {
+            // A chunk with more behind it is not empty; without a key there is nothing to go on from.
+            return self.range.range_end.clone();
+        };
+        let last = convert::key_of(last);
+        let mut next = BytesMut::with_capacity(last.len() + 1);
+        next.put_slice(&last);
+        next.put_u8(0);
+        next.freeze()
+    }
+}
+
+impl Stream for Chunks {
+    type Item = Result<pb::RangeStreamResponse, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let chunk = self.next_chunk();
+        self.ended |= chunk.is_err();
+        Poll::Ready(Some(chunk))
+    }
+}
