@@ -1,0 +1,160 @@
+//! `/metrics` in Prometheus' text format: what this member can say truthfully, under etcd's names and types.
+
+use std::fmt::{Display, Write};
+
+use kelson_raft::node::NodeStatus;
+use kelson_storage::store::StoreReader;
+
+use crate::config::feature_gates::{FeatureGates, Stage};
+use crate::version::SERVER_VERSION;
+
+/// What the configuration contributes.
+pub struct Facts {
+    /// The effective quota, in bytes; 0: none.
+    pub quota_backend_bytes: u64,
+    /// The feature gates.
+    pub feature_gates: FeatureGates,
+}
+
+/// Metrics being written, family by family.
+#[derive(Default)]
+pub struct Text {
+    text: String,
+}
+
+impl Text {
+    /// Opens a family: its samples follow.
+    pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes everything");
+    }
+
+    /// One sample of the open family. Label values must need no escapes.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.text.push_str(name);
+        for (at, (label, content)) in labels.iter().enumerate() {
+            let open = if at == 0 { '{' } else { ',' };
+            write!(self.text, "{open}{label}=\"{content}\"").expect("a String takes everything");
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        writeln!(self.text, " {value}").expect("a String takes everything");
+    }
+
+    /// A gauge without labels.
+    pub fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[], value);
+    }
+
+    /// A counter without labels.
+    pub fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "counter", help);
+        self.sample(name, &[], value);
+    }
+
+    /// A gauge that is 1 and says what it says in one label.
+    fn info(&mut self, name: &str, help: &str, label: &str, content: &str) {
+        self.family(name, "gauge", help);
+        self.sample(name, &[(label, content)], 1);
+    }
+
+    /// What was written.
+    pub fn finish(self) -> String {
+        self.text
+    }
+}
+
+/// Writes what a running member knows.
+pub(super) fn member(text: &mut Text, status: &NodeStatus, reader: &StoreReader, facts: &Facts) {
+    raft(text, status);
+    let size = reader.size();
+    text.gauge(
+        "etcd_mvcc_db_total_size_in_bytes",
+        "Bytes of the database's pages.",
+        size.allocated,
+    );
+    text.gauge(
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "Bytes in use inside the database's pages.",
+        size.in_use,
+    );
+    text.gauge(
+        "etcd_debugging_mvcc_current_revision",
+        "Current revision of the store.",
+        reader.revision(),
+    );
+    text.gauge(
+        "etcd_debugging_mvcc_compact_revision",
+        "Revision of the last compaction.",
+        reader.compacted().unwrap_or(0),
+    );
+    text.gauge(
+        "etcd_server_quota_backend_bytes",
+        "Database size that raises the NOSPACE alarm.",
+        facts.quota_backend_bytes,
+    );
+    let id = format!("{:x}", status.id);
+    text.info("etcd_server_id", "This member's id.", "server_id", &id);
+    text.info(
+        "etcd_server_version",
+        "Version of the API served.",
+        "server_version",
+        SERVER_VERSION,
+    );
+    if let Some(version) = reader.cluster_version() {
+        text.info(
+            "etcd_cluster_version",
+            "Version all members speak.",
+            "cluster_version",
+            &version,
+        );
+    }
+    text.family(
+        "etcd_server_feature_enabled",
+        "gauge",
+        "Whether a feature gate is on.",
+    );
+    for (gate, value) in facts.feature_gates.iter() {
+        let stage = match gate.stage {
+            Stage::Alpha => "ALPHA",
+            Stage::Beta => "BETA",
+        };
+        let labels = [("name", gate.name), ("stage", stage)];
+        text.sample("etcd_server_feature_enabled", &labels, u8::from(value));
+    }
+}
+
+fn raft(text: &mut Text, status: &NodeStatus) {
+    text.gauge(
+        "etcd_server_has_leader",
+        "Whether a leader is known.",
+        u8::from(status.leader != 0),
+    );
+    text.gauge(
+        "etcd_server_is_leader",
+        "Whether this member is the leader.",
+        u8::from(status.is_leader()),
+    );
+    text.gauge(
+        "etcd_server_is_learner",
+        "Whether this member does not vote.",
+        u8::from(status.is_learner),
+    );
+    text.counter(
+        "etcd_server_leader_changes_seen_total",
+        "Leaders seen since the process started.",
+        status.leader_changes,
+    );
+    // Gauges in spite of their names, as in etcd.
+    text.gauge(
+        "etcd_server_proposals_committed_total",
+        "Index of the last committed entry.",
+        status.committed,
+    );
+    text.gauge(
+        "etcd_server_proposals_applied_total",
+        "Index of the last applied entry.",
+        status.applied,
+    );
+}
