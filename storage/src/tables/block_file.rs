@@ -124,6 +124,11 @@ impl BlockFile {
         }
     }
 
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes that the engine may address.
     pub(super) fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)

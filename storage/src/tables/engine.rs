@@ -1,12 +1,11 @@
-//! The redb side of the tables: opening, the read handles that are shared between writes, and errors as faults.
+//! The redb side of the tables: names and types, opening and closing, and errors as faults.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Builder, Database, ReadOnlyTable, ReadableDatabase, TableDefinition};
+use redb::{Builder, Database, TableDefinition};
 
 use super::block_file::{Backend, BlockFile};
-use super::meta::{self, BadMeta, Counts, Meta};
 use crate::disk::Disk;
 use crate::error::Fault;
 use crate::limits::TABLES_CACHE_BYTES;
@@ -31,7 +30,7 @@ impl Engine {
         let file = disk
             .open(path, true)
             .map_err(|error| Fault::io("create", path, error))?;
-        Self::over(Arc::new(BlockFile::create(file, path)?), path)
+        Self::over(Arc::new(BlockFile::create(file, path)?))
     }
 
     /// Opens a database and takes its lock.
@@ -46,10 +45,17 @@ impl Engine {
             },
             _ => Fault::io("lock", path, error),
         })?;
-        Self::over(Arc::new(BlockFile::open(file, path)?), path)
+        Self::over(Arc::new(BlockFile::open(file, path)?))
     }
 
-    fn over(file: Arc<BlockFile>, path: &Path) -> Result<Self, Fault> {
+    /// Closes the file, and says if that failed. Dropping does the same in silence.
+    pub(super) fn close(self) -> Result<(), Fault> {
+        let Self { database, file } = self;
+        drop(database);
+        file.failure().map_or(Ok(()), Err)
+    }
+
+    fn over(file: Arc<BlockFile>) -> Result<Self, Fault> {
         let opened = Builder::new()
             .set_cache_size(TABLES_CACHE_BYTES)
             // Every durable commit is two-phase and carries the allocator's state, so a sound file never needs the
@@ -58,53 +64,16 @@ impl Engine {
             .create_with_backend(Backend(file.clone()));
         match opened {
             Ok(database) => Ok(Self { database, file }),
-            Err(error) => Err(fault(&file, path, error)),
+            Err(error) => Err(fault(&file, error)),
         }
-    }
-}
-
-/// The tables as one commit left them. Whoever holds it keeps the pages of that commit from being reused.
-pub(crate) struct OpenRead {
-    pub(super) revisions: ReadOnlyTable<RevisionKey, &'static [u8]>,
-    pub(super) leases: ReadOnlyTable<i64, &'static [u8]>,
-    pub(super) meta: ReadOnlyTable<&'static str, &'static [u8]>,
-}
-
-impl OpenRead {
-    /// Opens the newest commit.
-    pub(super) fn newest(database: &Database) -> Result<Self, redb::Error> {
-        let transaction = database.begin_read()?;
-        Ok(Self {
-            revisions: transaction.open_table(REVISIONS)?,
-            leases: transaction.open_table(LEASES)?,
-            meta: transaction.open_table(META)?,
-        })
-    }
-
-    /// The record of the state that these tables hold.
-    pub(super) fn state(&self, file: &BlockFile, path: &Path) -> Result<(Meta, Counts), Fault> {
-        let record = self
-            .meta
-            .get(STATE)
-            .map_err(|error| fault(file, path, error))?
-            .ok_or_else(|| Fault::damaged(path, 0, "the state record is missing"))?;
-        meta::decode(record.value()).map_err(|bad| match bad {
-            BadMeta::Damaged => Fault::damaged(path, 0, "the state record is damaged"),
-            BadMeta::Newer(version) => Fault::Unusable {
-                path: path.to_owned(),
-                what: format!(
-                    "data format {version} is newer than the format {} of this version; start the version that wrote it",
-                    meta::FORMAT_VERSION
-                ),
-            },
-        })
     }
 }
 
 /// What an error of redb means for the member.
 ///
 /// The file below knows better what happened: redb says "previous I/O error" from the second call on.
-pub(super) fn fault(file: &BlockFile, path: &Path, error: impl Into<redb::Error>) -> Fault {
+pub(super) fn fault(file: &BlockFile, error: impl Into<redb::Error>) -> Fault {
+    let path = file.path();
     if let Some(fault) = file.failure() {
         return fault;
     }

@@ -11,9 +11,10 @@
 
 use bytes::Bytes;
 
+use super::counts::Counts;
 use super::fields::{Fields, PutFields};
 use crate::command::AlarmKind;
-use crate::revision::{LogPosition, Revision};
+use crate::revision::LogPosition;
 use crate::store::MemberRecord;
 
 /// Version of the rows' and records' layout. A database with a higher one is refused.
@@ -65,35 +66,6 @@ impl Default for Meta {
     }
 }
 
-/// How much the tables beside `meta` hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Rows of `rev`.
-    pub(crate) rows: u64,
-    /// Bytes of the keys and values of `rev`.
-    pub(crate) row_bytes: u64,
-    /// Rows of `lease`.
-    pub(crate) leases: u64,
-}
-
-impl Counts {
-    /// A row with a value of so many bytes was written.
-    pub(crate) fn row_added(&mut self, value_bytes: usize) {
-        self.rows += 1;
-        self.row_bytes += stored_row_bytes(value_bytes);
-    }
-
-    /// A row with a value of so many bytes was deleted.
-    pub(crate) fn row_removed(&mut self, value_bytes: usize) {
-        self.rows = self.rows.saturating_sub(1);
-        self.row_bytes = self.row_bytes.saturating_sub(stored_row_bytes(value_bytes));
-    }
-}
-
-fn stored_row_bytes(value_bytes: usize) -> u64 {
-    (Revision::ENCODED_BYTES + value_bytes) as u64
-}
-
 /// Why a record is not one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum BadMeta {
@@ -107,9 +79,7 @@ pub(crate) enum BadMeta {
 pub(crate) fn encode(meta: &Meta, counts: Counts) -> Vec<u8> {
     let mut body = Vec::new();
     body.put_u32(FORMAT_VERSION);
-    body.put_u64(counts.rows);
-    body.put_u64(counts.row_bytes);
-    body.put_u64(counts.leases);
+    counts.encode(&mut body);
     body.put_optional(meta.applied, put_position);
     body.put_optional(meta.membership.as_ref(), |body, (at, encoded)| {
         body.put_optional(*at, put_position);
@@ -150,11 +120,7 @@ pub(crate) fn decode(record: &[u8]) -> Result<(Meta, Counts), BadMeta> {
 }
 
 fn decode_body(mut fields: Fields<'_>) -> Option<(Meta, Counts)> {
-    let counts = Counts {
-        rows: fields.u64()?,
-        row_bytes: fields.u64()?,
-        leases: fields.u64()?,
-    };
+    let counts = Counts::decode(&mut fields)?;
     let meta = Meta {
         applied: fields.optional(position)?,
         membership: fields.optional(|fields| {

@@ -9,7 +9,7 @@
 //!
 //! One file per table: `row`, `lease`, `meta`; `block_file` is the layout below redb.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -21,18 +21,21 @@ use crate::revision::Revision;
 use crate::store::DatabaseSize;
 
 mod block_file;
+mod counts;
 mod engine;
-mod fields;
+pub(crate) mod fields;
+mod frozen;
 mod lease;
-mod meta;
+pub(crate) mod meta;
 mod place;
-mod row;
+pub(crate) mod row;
 #[cfg(test)]
 mod tests;
 
-use engine::{Engine, LEASES, META, OpenRead, REVISIONS, RevisionKey, STATE};
+use counts::Counts;
+use engine::{Engine, LEASES, META, REVISIONS, RevisionKey, STATE};
+pub(crate) use frozen::{Frozen, Leases, Rows};
 pub use lease::LeaseRow;
-use meta::Counts;
 pub use meta::Meta;
 pub use place::{install, remove_leftovers, temporary_beside};
 pub use row::Row;
@@ -54,13 +57,14 @@ pub struct WriteBatch {
 
 /// The database of one member. Shared between threads; writes take turns.
 pub struct Tables {
-    path: PathBuf,
     engine: Engine,
     /// The newest commit, opened once so that a point read need not open a transaction. Replaced after every write,
     /// because it keeps the pages it shows from being reused.
-    newest: RwLock<Arc<OpenRead>>,
+    newest: RwLock<Arc<Frozen>>,
     /// What the newest commit counts. Its lock is the turn to write.
     counts: Mutex<Counts>,
+    /// Apart, so that asking for it never waits for a write.
+    size: Mutex<DatabaseSize>,
 }
 
 impl Tables {
@@ -77,7 +81,7 @@ impl Tables {
             fresh.close()?;
             install(&*disk, &temporary, path)?;
         }
-        Self::over(Engine::open(&*disk, path)?, path)
+        Self::over(Engine::open(&*disk, path)?)
     }
 
     /// Whether there is a database at `path`.
@@ -89,97 +93,70 @@ impl Tables {
     pub(crate) fn create(disk: &dyn Disk, path: &Path) -> Result<Self, Fault> {
         let engine = Engine::create(disk, path)?;
         write_transaction(&engine, &WriteBatch::default(), Counts::default(), false)
-            .map_err(|error| engine::fault(&engine.file, path, error))?;
-        Self::over(engine, path)
+            .map_err(|error| engine::fault(&engine.file, error))?;
+        Self::over(engine)
     }
 
-    fn over(engine: Engine, path: &Path) -> Result<Self, Fault> {
-        let newest =
-            OpenRead::newest(&engine.database).map_err(|error| engine::fault(&engine.file, path, error))?;
-        let (_, counts) = newest.state(&engine.file, path)?;
+    fn over(engine: Engine) -> Result<Self, Fault> {
+        let newest = Frozen::newest(&engine.database, &engine.file)?;
+        let (_, counts) = newest.state()?;
         Ok(Self {
-            path: path.to_owned(),
-            engine,
             newest: RwLock::new(Arc::new(newest)),
             counts: Mutex::new(counts),
+            size: Mutex::new(counts.size(engine.file.length())),
+            engine,
         })
     }
 
-    /// Closes the file, and says if that failed. Dropping does the same in silence.
+    /// Makes what was written durable, closes the file, and says if that failed. Dropping does the same in silence.
     pub(crate) fn close(self) -> Result<(), Fault> {
-        let Self { engine, newest, .. } = self;
-        let Engine { database, file } = engine;
-        drop(newest);
-        drop(database);
-        file.failure().map_or(Ok(()), Err)
+        drop(self.newest);
+        self.engine.close()
     }
 
     /// The state that the tables hold; of a fresh database, revision 1 and nothing else.
     pub fn meta(&self) -> Result<Meta, Fault> {
-        Ok(self.state(&self.newest())?.0)
+        Ok(self.newest().state()?.0)
     }
 
-    /// All leases, by id.
+    /// All leases, by id. Fails if one is missing.
     pub fn leases(&self) -> Result<Vec<LeaseRow>, Fault> {
-        let newest = self.newest();
-        let (_, counts) = self.state(&newest)?;
-        let mut leases = Vec::new();
-        for entry in newest.leases.iter().map_err(|error| self.fault(error))? {
-            let (id, value) = entry.map_err(|error| self.fault(error))?;
-            let lease = lease::decode(id.value(), value.value())
-                .ok_or_else(|| self.damaged(format!("lease {}", id.value())))?;
-            leases.push(lease);
+        let mut leases = self.newest().leases()?;
+        let mut all = Vec::new();
+        while let Some(lease) = leases.next()? {
+            all.push(lease);
         }
-        self.check_count("leases", leases.len() as u64, counts.leases)?;
-        Ok(leases)
+        Ok(all)
     }
 
     /// Hands every row to `visit`, in history order, as the newest write left them. Fails if one is missing.
     pub fn scan(&self, mut visit: impl FnMut(Revision, Row) -> Result<(), Fault>) -> Result<(), Fault> {
-        let newest = self.newest();
-        let (_, counts) = self.state(&newest)?;
-        let mut rows = 0;
-        for entry in newest.revisions.iter().map_err(|error| self.fault(error))? {
-            let (key, value) = entry.map_err(|error| self.fault(error))?;
-            let (revision, row) = self.row(key.value(), value.value())?;
+        let mut rows = self.newest().rows(Revision::default())?;
+        while let Some((revision, row)) = rows.next()? {
             visit(revision, row)?;
-            rows += 1;
         }
-        self.check_count("rows", rows, counts.rows)
+        Ok(())
     }
 
     /// The row of one revision; none if it was never written or compaction deleted it.
     pub fn read(&self, revision: Revision) -> Result<Option<Row>, Fault> {
-        let newest = self.newest();
-        let key = revision.to_bytes();
-        match newest.revisions.get(&key) {
-            Ok(None) => Ok(None),
-            Ok(Some(value)) => Ok(Some(self.row(&key, value.value())?.1)),
-            Err(error) => Err(self.fault(error)),
-        }
+        self.newest().row(revision)
     }
 
     /// Rows from `from` (inclusive) on, in order: as many as have at most `max_bytes` of `kv` together, but at least
     /// one if there is one.
     pub fn read_from(&self, from: Revision, max_bytes: usize) -> Result<Vec<(Revision, Row)>, Fault> {
-        let newest = self.newest();
-        let first = from.to_bytes();
-        let range = newest
-            .revisions
-            .range::<&[u8; Revision::ENCODED_BYTES]>(&first..)
-            .map_err(|error| self.fault(error))?;
-        let mut rows = Vec::new();
+        let mut rows = self.newest().rows(from)?;
+        let mut found = Vec::new();
         let mut bytes = 0;
-        for entry in range {
-            let (key, value) = entry.map_err(|error| self.fault(error))?;
-            let (revision, row) = self.row(key.value(), value.value())?;
+        while let Some((revision, row)) = rows.next()? {
             bytes += row.kv.len();
-            if bytes > max_bytes && !rows.is_empty() {
+            if bytes > max_bytes && !found.is_empty() {
                 break;
             }
-            rows.push((revision, row));
+            found.push((revision, row));
         }
-        Ok(rows)
+        Ok(found)
     }
 
     /// Makes all changes of `batch` in one transaction; with `durable`, they and all earlier ones are on disk when it
@@ -189,58 +166,27 @@ impl Tables {
     /// After an error the tables are not to be used any more: it is unknown what is on disk.
     pub fn write(&self, batch: &WriteBatch, durable: bool) -> Result<(), Fault> {
         let mut counts = self.counts.lock();
-        *counts =
-            write_transaction(&self.engine, batch, *counts, durable).map_err(|error| self.fault(error))?;
-        let newest = OpenRead::newest(&self.engine.database).map_err(|error| self.fault(error))?;
+        *counts = write_transaction(&self.engine, batch, *counts, durable)
+            .map_err(|error| engine::fault(&self.engine.file, error))?;
+        *self.size.lock() = counts.size(self.engine.file.length());
+        let newest = Frozen::newest(&self.engine.database, &self.engine.file)?;
         *self.newest.write() = Arc::new(newest);
         Ok(())
     }
 
-    /// Sizes as of the newest write.
+    /// Sizes as of the newest write. `allocated` is reckoned, not counted: see `counts.rs`.
     pub fn size(&self) -> DatabaseSize {
-        let counts = *self.counts.lock();
-        DatabaseSize {
-            allocated: self.engine.file.length(),
-            in_use: counts.row_bytes,
-        }
+        *self.size.lock()
     }
 
     /// The database file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.engine.file.path()
     }
 
     /// The newest commit, for as long as it is held.
-    pub(crate) fn newest(&self) -> Arc<OpenRead> {
+    pub(crate) fn newest(&self) -> Arc<Frozen> {
         self.newest.read().clone()
-    }
-
-    fn state(&self, read: &OpenRead) -> Result<(Meta, Counts), Fault> {
-        read.state(&self.engine.file, &self.path)
-    }
-
-    fn row(&self, key: &[u8; Revision::ENCODED_BYTES], value: &[u8]) -> Result<(Revision, Row), Fault> {
-        let revision = Revision::from_bytes(*key);
-        match row::decode(key, value) {
-            Some(row) => Ok((revision, row)),
-            None => Err(self.damaged(format!("row {revision}"))),
-        }
-    }
-
-    fn check_count(&self, what: &str, found: u64, counted: u64) -> Result<(), Fault> {
-        if found == counted {
-            return Ok(());
-        }
-        let what = format!("{found} {what} found where {counted} were written");
-        Err(Fault::damaged(&self.path, 0, what))
-    }
-
-    fn damaged(&self, what: String) -> Fault {
-        Fault::damaged(&self.path, 0, format!("{what} fails its checksum"))
-    }
-
-    fn fault(&self, error: impl Into<redb::Error>) -> Fault {
-        engine::fault(&self.engine.file, &self.path, error)
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Row {
 }
 
 /// Writes the value of `row` under `revision` into `value`, which is cleared first.
-pub(super) fn encode(revision: Revision, row: &Row, value: &mut Vec<u8>) {
+pub(crate) fn encode(revision: Revision, row: &Row, value: &mut Vec<u8>) {
     value.clear();
     value.extend_from_slice(&[0; CRC_BYTES]);
     let mut flags = 0;
@@ -50,7 +50,7 @@ pub(super) fn encode(revision: Revision, row: &Row, value: &mut Vec<u8>) {
 }
 
 /// Reads what [`encode`] wrote; `None` if it is not that.
-pub(super) fn decode(key: &[u8; Revision::ENCODED_BYTES], value: &[u8]) -> Option<Row> {
+pub(crate) fn decode(key: &[u8; Revision::ENCODED_BYTES], value: &[u8]) -> Option<Row> {
     let mut fields = Fields(value);
     if fields.u32()? != crc(key, fields.0) {
         return None;

@@ -1,69 +1,9 @@
 //! Tests of the tables.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileExt;
-
 use bytes::Bytes;
 
 use super::*;
-use crate::disk::DiskFile;
-
-#[derive(Debug)]
-struct TestDisk;
-#[derive(Debug)]
-struct TestFile(File);
-
-impl Disk for TestDisk {
-    fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(create).truncate(false);
-        Ok(Arc::new(TestFile(options.open(path)?)))
-    }
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
-        let mut names: Vec<_> = fs::read_dir(directory)?
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        Ok(names)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        fs::remove_file(path)
-    }
-    fn create_directory(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
-    }
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        File::open(directory)?.sync_all()
-    }
-    fn exists(&self, path: &Path) -> bool {
-        path.exists()
-    }
-}
-
-impl DiskFile for TestFile {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
-    }
-    fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(data, offset)
-    }
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
-    }
-    fn set_length(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn try_lock(&self) -> io::Result<()> {
-        Ok(self.0.try_lock()?)
-    }
-}
+use crate::real_disk::RealDisk;
 
 fn row(value: usize, previous: Option<Revision>) -> Arc<Row> {
     Arc::new(Row {
@@ -101,18 +41,18 @@ fn all_rows(tables: &Tables) -> Vec<(Revision, Row)> {
 fn a_fresh_database_is_at_revision_one_and_empty() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let tables = Tables::open(Arc::new(TestDisk), &path).unwrap();
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
     assert_eq!(tables.meta().unwrap(), Meta::default());
     assert_eq!(all_rows(&tables), vec![]);
     assert_eq!(tables.leases().unwrap(), vec![]);
-    assert_eq!(TestDisk.list(directory.path()).unwrap(), ["db"]);
+    assert_eq!(RealDisk::new().list(directory.path()).unwrap(), ["db"]);
 }
 
 #[test]
 fn what_was_written_is_read_before_and_after_reopening() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let tables = Tables::open(Arc::new(TestDisk), &path).unwrap();
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
     tables.write(&batch(2, 50), false).unwrap();
     tables.write(&batch(50, 90), true).unwrap();
     let mut last = batch(90, 91);
@@ -137,5 +77,5 @@ fn what_was_written_is_read_before_and_after_reopening() {
     };
     check(&tables);
     tables.close().unwrap();
-    check(&Tables::open(Arc::new(TestDisk), &path).unwrap());
+    check(&Tables::open(Arc::new(RealDisk::new()), &path).unwrap());
 }
