@@ -2,11 +2,14 @@
 
 pub mod config;
 pub mod convert;
+pub mod data_dir;
 pub mod http;
 pub mod lease;
 pub mod logging;
+pub mod notify;
 pub mod server;
 pub mod services;
+pub mod signals;
 pub mod status;
 pub mod version;
 pub mod watch;

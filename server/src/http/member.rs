@@ -2,11 +2,12 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kelson_raft::node::{Node, ReadIndexError};
+use kelson_raft::node::Node;
 use kelson_storage::command::{AlarmKind, Range};
 use kelson_storage::store::StoreReader;
 
 use super::metrics::Text;
+use crate::status::ClientError;
 
 /// A member, as far as its health is concerned. Texts of errors are what etcd's client errors print as.
 pub trait Member: Send + Sync + 'static {
@@ -85,14 +86,8 @@ impl Member for Running {
 
     fn linearizable_read(&self) -> BoxFuture<'_, Result<(), String>> {
         let read = async {
-            self.node.read_index().await.map_err(|error| {
-                let text = match error {
-                    ReadIndexError::Timeout => "etcdserver: request timed out",
-                    ReadIndexError::LeaderChanged => "etcdserver: leader changed",
-                    ReadIndexError::Stopped => "etcdserver: server stopped",
-                };
-                text.to_owned()
-            })?;
+            let read = self.node.read_index().await;
+            read.map_err(|error| ClientError::from(error).text().to_owned())?;
             read_one(self.node.reader())
         };
         read.boxed()
