@@ -1,0 +1,234 @@
+//! [`Checkpointer`]: writes behind apply. Takes what apply left between two log entries, writes it in one transaction
+//! with the log position it belongs to, and deletes what compaction has forgotten, in bites.
+//!
+//! Which rows a compaction at `c` forgets is seen from the rows alone, in one pass in history order: every row up to
+//! `c` names the row of the same key before it, and that one is dead now; and a tombstone below `c` is dead itself.
+//! What is left is each key's newest row up to `c`, without tombstones but those at `c` itself. The pass starts where
+//! the last finished compaction ended, and can be repeated after a crash: deleting a row twice is nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+
+use super::{COMMANDS_PER_LOCK, Shared};
+use crate::error::Fault;
+use crate::key_value::key_of;
+use crate::limits::COMPACTION_ROWS_PER_BITE;
+use crate::revision::{LogPosition, Revision};
+use crate::tables::{LeaseRow, Row, Tables, WriteBatch};
+
+/// Bytes of rows that one bite of a compaction looks at.
+const COMPACTION_BYTES_PER_BITE: usize = 512 * 1024;
+
+/// The storage thread's half: takes what apply left and writes it to the database. One thread owns it.
+pub struct Checkpointer {
+    shared: Arc<Shared>,
+    /// The generation of the state that everything below is about.
+    generation: u64,
+    /// What the last step wrote.
+    written: Option<LogPosition>,
+    /// Whether the database holds anything that is not durable.
+    unsynced: bool,
+    unsynced_bytes: u64,
+    /// The newest compaction that has nothing left to delete.
+    finished: Option<u64>,
+    compaction: Option<Compaction>,
+}
+
+/// A compaction under way.
+struct Compaction {
+    target: u64,
+    /// Where the pass over the rows stands.
+    next: Revision,
+}
+
+/// What one write-behind step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointStep {
+    /// The position that is durable now, if this step made one durable.
+    pub durable: Option<LogPosition>,
+    /// Bytes written since the last durable step.
+    pub unsynced_bytes: u64,
+    /// Whether a compaction has more to delete.
+    pub compaction_pending: bool,
+}
+
+/// The state between two log entries, as far as the database lacks it.
+struct Captured {
+    tables: Arc<Tables>,
+    batch: WriteBatch,
+    /// What the database held before.
+    written: u64,
+}
+
+/// What one bite of a compaction found.
+#[derive(Default)]
+struct Bite {
+    deletes: Vec<Revision>,
+    /// Keys whose tombstone is among `deletes`, and that tombstone.
+    dead_keys: Vec<(Bytes, Revision)>,
+}
+
+impl Checkpointer {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let state = shared.state.lock();
+        let (generation, finished) = (state.generation, state.compact_finished);
+        drop(state);
+        Self {
+            shared,
+            generation,
+            written: None,
+            unsynced: false,
+            unsynced_bytes: 0,
+            finished,
+            compaction: None,
+        }
+    }
+
+    /// Writes all rows and the state that goes with them in one transaction, durable or not, with one bite of a
+    /// pending compaction.
+    ///
+    /// # Errors
+    /// After an error it is unknown what is on disk: the member must stop.
+    pub fn step(&mut self, durable: bool) -> Result<CheckpointStep, Fault> {
+        let mut captured = self.capture();
+        let bite = self.bite(&captured)?;
+        captured.batch.deletes.clone_from(&bite.deletes);
+        captured.batch.meta.compact_finished = self.finished;
+        let applied = captured.batch.meta.applied;
+        let is_new = applied != self.written || !bite.deletes.is_empty() || self.has_news(&captured);
+        if is_new || (durable && self.unsynced) {
+            captured.tables.write(&captured.batch, durable)?;
+            self.written = applied;
+            self.unsynced = !durable;
+            let rows = captured.batch.rows.iter();
+            self.unsynced_bytes += rows.map(|(_, row)| row.kv.len() as u64).sum::<u64>();
+        }
+        if durable {
+            self.unsynced_bytes = 0;
+        }
+        let current = self.settle(&captured, bite, durable);
+        Ok(CheckpointStep {
+            durable: applied.filter(|_| durable && current),
+            unsynced_bytes: self.unsynced_bytes,
+            compaction_pending: self.finished < captured.batch.meta.compact_scheduled,
+        })
+    }
+
+    /// Takes what the database lacks. Waits for the end of the entry that is being applied.
+    fn capture(&mut self) -> Captured {
+        let entry = self.shared.entry.lock();
+        let mut state = self.shared.state.lock();
+        if state.generation != self.generation {
+            self.generation = state.generation;
+            self.finished = state.compact_finished;
+            self.compaction = None;
+            self.written = None;
+            self.unsynced = false;
+            self.unsynced_bytes = 0;
+        }
+        let written = state.overlay.written();
+        let rows = state.overlay.from(Revision::new(written + 1, 0));
+        let mut batch = WriteBatch {
+            rows: rows.map(|(revision, row)| (revision, Arc::clone(row))).collect(),
+            meta: state.meta(self.finished),
+            ..WriteBatch::default()
+        };
+        for (id, ttl) in state.leases.take_changed() {
+            match ttl {
+                Some(ttl) => batch.leases_put.push(LeaseRow { id, ttl }),
+                None => batch.leases_removed.push(id),
+            }
+        }
+        let tables = Arc::clone(&state.tables);
+        MutexGuard::unlock_fair(state);
+        MutexGuard::unlock_fair(entry);
+        Captured {
+            tables,
+            batch,
+            written,
+        }
+    }
+
+    fn has_news(&self, captured: &Captured) -> bool {
+        let batch = &captured.batch;
+        !batch.rows.is_empty() || !batch.leases_put.is_empty() || !batch.leases_removed.is_empty()
+    }
+
+    /// Looks for the next rows that the compaction under way forgets, and starts a compaction if one is due.
+    fn bite(&mut self, captured: &Captured) -> Result<Bite, Fault> {
+        let mut bite = Bite::default();
+        let scheduled = captured.batch.meta.compact_scheduled;
+        if self.compaction.is_none() && self.finished < scheduled {
+            self.compaction = scheduled.map(|target| Compaction {
+                target,
+                next: Revision::new(self.finished.unwrap_or(0), 0),
+            });
+        }
+        let Some(compaction) = &mut self.compaction else {
+            return Ok(bite);
+        };
+        if captured.written < compaction.target {
+            return Ok(bite);
+        }
+        let rows = captured
+            .tables
+            .read_from(compaction.next, COMPACTION_BYTES_PER_BITE)?;
+        let mut finished = rows.is_empty();
+        for (revision, row) in rows {
+            if revision.main > compaction.target {
+                finished = true;
+                break;
+            }
+            if bite.deletes.len() >= COMPACTION_ROWS_PER_BITE {
+                break;
+            }
+            compaction.next = Revision::new(revision.main, revision.sub + 1);
+            bite.add(compaction.target, revision, &row);
+        }
+        if finished {
+            self.finished = Some(compaction.target);
+            self.compaction = None;
+        }
+        Ok(bite)
+    }
+
+    /// Tells the state what the database holds now. `false` if the state was replaced meanwhile.
+    fn settle(&self, captured: &Captured, bite: Bite, durable: bool) -> bool {
+        let mut state = self.shared.state.lock();
+        if state.generation != self.generation {
+            return false;
+        }
+        state.overlay.mark_written(captured.batch.meta.revision);
+        if durable {
+            state.compact_finished = self.finished;
+        }
+        MutexGuard::unlock_fair(state);
+        for dead_keys in bite.dead_keys.chunks(COMMANDS_PER_LOCK) {
+            let mut state = self.shared.state.lock();
+            if state.generation != self.generation {
+                return false;
+            }
+            for (key, tombstone) in dead_keys {
+                let newest = state.index.get(key);
+                if newest.is_some_and(|newest| newest.modified == *tombstone) {
+                    state.index.remove(key);
+                }
+            }
+            MutexGuard::unlock_fair(state);
+        }
+        true
+    }
+}
+
+impl Bite {
+    /// Adds what a compaction at `target` forgets because of this row.
+    fn add(&mut self, target: u64, revision: Revision, row: &Row) {
+        self.deletes.extend(row.previous);
+        if row.tombstone && revision.main < target {
+            self.deletes.push(revision);
+            self.dead_keys.extend(key_of(&row.kv).map(|key| (key, revision)));
+        }
+    }
+}

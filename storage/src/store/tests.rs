@@ -1,0 +1,306 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::applied::{Applied, Event, EventKind};
+use crate::codec::encode_batch;
+use crate::command::{Command, DeleteRange, Proposal, Put, Range, Txn, TxnOp};
+use crate::event_ring::RingRead;
+use crate::key_value::KeyValue;
+use crate::real_disk::RealDisk;
+use crate::revision::Revision;
+
+/// A store over a scratch directory, and what it told.
+struct Fixture {
+    directory: tempfile::TempDir,
+    store: Store,
+    checkpointer: Checkpointer,
+    seq: u64,
+}
+
+#[derive(Default)]
+struct Told {
+    outcomes: Vec<(CommandId, Outcome)>,
+    leases: BTreeMap<i64, Option<i64>>,
+}
+
+impl ApplySink for Told {
+    fn outcome(&mut self, id: CommandId, outcome: Outcome) {
+        self.outcomes.push((id, outcome));
+    }
+    fn lease_granted(&mut self, id: i64, ttl: i64) {
+        self.leases.insert(id, Some(ttl));
+    }
+    fn lease_revoked(&mut self, id: i64) {
+        self.leases.insert(id, None);
+    }
+}
+
+fn open(directory: &Path) -> Store {
+    let options = StoreOptions {
+        database: directory.join("db"),
+        overlay_bytes: 1 << 20,
+        event_ring_bytes: 1 << 20,
+    };
+    Store::open(Arc::new(RealDisk::default()), options).unwrap()
+}
+
+fn put(key: &'static str, value: &'static str) -> Command {
+    Command::Put(Put {
+        key: key.into(),
+        value: value.into(),
+        ..Put::default()
+    })
+}
+
+fn all() -> Range {
+    Range {
+        key: Bytes::from_static(b"\0"),
+        range_end: Bytes::from_static(b"\0"),
+        ..Range::default()
+    }
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let checkpointer = store.checkpointer();
+        Self {
+            directory,
+            store,
+            checkpointer,
+            seq: 0,
+        }
+    }
+
+    fn reopen(self) -> Self {
+        let Self {
+            directory,
+            store,
+            checkpointer,
+            seq,
+        } = self;
+        drop((store, checkpointer));
+        let store = open(directory.path());
+        let checkpointer = store.checkpointer();
+        Self {
+            directory,
+            store,
+            checkpointer,
+            seq,
+        }
+    }
+
+    fn next(&self) -> LogPosition {
+        let index = self.store.applied().map_or(0, |applied| applied.index + 1);
+        LogPosition { term: 1, index }
+    }
+
+    fn propose(&mut self, command: Command) -> Proposal {
+        self.seq += 1;
+        Proposal {
+            id: CommandId {
+                origin: 1,
+                session: 1,
+                seq: self.seq,
+            },
+            low: self.seq,
+            command,
+        }
+    }
+
+    fn apply(&mut self, proposals: &[Proposal]) -> Told {
+        let mut told = Told::default();
+        let batch = encode_batch(proposals);
+        self.store.apply_batch(self.next(), &batch, &mut told).unwrap();
+        told
+    }
+
+    fn run(&mut self, command: Command) -> Result<Applied, Rejected> {
+        let proposal = self.propose(command);
+        let mut told = self.apply(&[proposal]);
+        told.outcomes.pop().unwrap().1.result
+    }
+
+    fn values(&self, range: &Range) -> Vec<(String, String)> {
+        let result = self.store.reader().view().range(range).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let pair = |kv: &Bytes| {
+            let kv = KeyValue::decode(kv).unwrap();
+            (text(kv.key), text(kv.value))
+        };
+        result.kvs.iter().map(pair).collect()
+    }
+}
+
+#[test]
+fn puts_are_read_back_now_in_the_past_and_after_a_restart() {
+    let mut fixture = Fixture::new();
+    for (key, value) in [("a", "1"), ("b", "2"), ("a", "3")] {
+        fixture.run(put(key, value)).unwrap();
+    }
+    let reader = fixture.store.reader();
+    assert_eq!(reader.revision(), 4);
+    let hash = reader.rolling_hash();
+    let now = [("a", "3"), ("b", "2")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(fixture.values(&all()), now);
+    let step = fixture.checkpointer.step(true).unwrap();
+    assert_eq!(step.durable, Some(LogPosition { term: 1, index: 2 }));
+    drop(reader);
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.store.reader().rolling_hash(), hash);
+    assert_eq!(fixture.values(&all()), now);
+    let then = fixture.values(&Range { revision: 3, ..all() });
+    assert_eq!(
+        then,
+        [("a", "1"), ("b", "2")].map(|(key, value)| (key.to_owned(), value.to_owned()))
+    );
+}
+
+#[test]
+fn second_copy_of_a_command_does_nothing() {
+    let mut fixture = Fixture::new();
+    let proposal = fixture.propose(put("a", "1"));
+    let other = fixture.propose(put("b", "1"));
+    let told = fixture.apply(&[proposal.clone(), proposal.clone(), other.clone()]);
+    assert_eq!(told.outcomes.len(), 2);
+    fixture.checkpointer.step(true).unwrap();
+    let mut fixture = fixture.reopen();
+    assert_eq!(fixture.apply(&[other, proposal]).outcomes, []);
+    assert_eq!(fixture.store.reader().revision(), 3);
+}
+
+#[test]
+fn batch_larger_than_a_lock_turn_is_applied_whole() {
+    let mut fixture = Fixture::new();
+    let proposals: Vec<_> = (0..3 * COMMANDS_PER_LOCK)
+        .map(|_| fixture.propose(put("a", "1")))
+        .collect();
+    assert_eq!(fixture.apply(&proposals).outcomes.len(), proposals.len());
+    assert_eq!(fixture.store.applied(), Some(LogPosition { term: 1, index: 0 }));
+    let revision = fixture.store.reader().revision();
+    assert_eq!(revision, 1 + proposals.len() as u64);
+    let ring = fixture.store.reader().event_ring();
+    let RingRead::Batches(batches) = ring.read_from(2, revision) else {
+        panic!("behind");
+    };
+    assert_eq!(batches.len(), proposals.len());
+}
+
+/// API specification 5.5: the two cases in which etcd's rule lets a key change twice in one revision.
+#[test]
+fn key_may_change_twice_in_one_revision() {
+    let mut fixture = Fixture::new();
+    fixture.run(put("b", "0")).unwrap();
+    let applied = fixture.run(Command::Txn(Txn {
+        success: vec![
+            TxnOp::DeleteRange(DeleteRange {
+                key: "a".into(),
+                range_end: Bytes::from_static(b"\0"),
+                prev_kv: true,
+            }),
+            TxnOp::Put(Put {
+                key: "b".into(),
+                value: "1".into(),
+                ..Put::default()
+            }),
+        ],
+        ..Txn::default()
+    }));
+    assert!(applied.is_ok());
+    fixture.run(put("b", "2")).unwrap();
+    for reopened in [false, true] {
+        let history = fixture.store.reader().history(3, 1 << 20).unwrap();
+        let events: Vec<_> = history.batches.iter().flat_map(|batch| &batch.events).collect();
+        let summary: Vec<_> = events
+            .iter()
+            .map(|event: &&Event| (event.kind, event.revision, event.previous))
+            .collect();
+        assert_eq!(
+            summary,
+            [
+                (EventKind::Delete, Revision::new(3, 0), Some(Revision::new(2, 0))),
+                (EventKind::Put, Revision::new(3, 1), None),
+                (EventKind::Put, Revision::new(4, 0), Some(Revision::new(3, 1))),
+            ]
+        );
+        assert_eq!(history.next, 5);
+        if !reopened {
+            fixture.checkpointer.step(true).unwrap();
+            fixture = fixture.reopen();
+        }
+    }
+}
+
+#[test]
+fn compaction_deletes_what_it_forgets_and_forgets_dead_keys() {
+    let mut fixture = Fixture::new();
+    let delete = |key: &'static str| {
+        Command::DeleteRange(DeleteRange {
+            key: key.into(),
+            ..DeleteRange::default()
+        })
+    };
+    // Revisions 2 to 7; b is dead before the compact revision, c at it.
+    for command in [
+        put("a", "1"),
+        put("b", "1"),
+        put("c", "1"),
+        put("a", "2"),
+        delete("b"),
+        delete("c"),
+    ] {
+        fixture.run(command).unwrap();
+    }
+    assert_eq!(
+        fixture.run(Command::Compact { revision: 7 }),
+        Ok(Applied::Compact)
+    );
+    assert_eq!(
+        fixture.run(Command::Compact { revision: 7 }),
+        Err(Rejected::Compacted)
+    );
+    while fixture.checkpointer.step(true).unwrap().compaction_pending {}
+    let reader = fixture.store.reader();
+    assert!(reader.compaction_finished(7) && !reader.compaction_finished(8));
+    let mut kept = Vec::new();
+    let mut keep = |revision, _| {
+        kept.push(revision);
+        Ok(())
+    };
+    reader.tables().scan(&mut keep).unwrap();
+    assert_eq!(kept, [Revision::new(5, 0), Revision::new(7, 0)]);
+    let state = fixture.store.shared.state.lock();
+    assert_eq!(state.index.get(b"b"), None);
+    assert!(!state.index.get(b"c").unwrap().live);
+}
+
+#[test]
+fn rows_that_are_not_the_checkpoints_are_found_at_start() {
+    let mut fixture = Fixture::new();
+    fixture.run(put("a", "1")).unwrap();
+    fixture.checkpointer.step(true).unwrap();
+    let tables = fixture.store.reader().tables();
+    let meta = tables.meta().unwrap();
+    let stolen = crate::tables::WriteBatch {
+        deletes: vec![Revision::new(2, 0)],
+        meta,
+        ..crate::tables::WriteBatch::default()
+    };
+    tables.write(&stolen, true).unwrap();
+    let Fixture {
+        directory,
+        store,
+        checkpointer,
+        ..
+    } = fixture;
+    drop((store, checkpointer, tables));
+    let options = StoreOptions {
+        database: directory.path().join("db"),
+        overlay_bytes: 0,
+        event_ring_bytes: 0,
+    };
+    let fault = Store::open(Arc::new(RealDisk::default()), options).err();
+    assert!(matches!(fault, Some(Fault::Damaged { .. })), "{fault:?}");
+}
