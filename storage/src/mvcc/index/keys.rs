@@ -1,7 +1,8 @@
 //! [`PackedKeys`]: a sorted run of byte strings in one buffer, the key half of every node.
 //!
 //! The prefix all keys share is stored once, then the suffixes back to back. Each key has a slot of eight bytes: the
-//! end of its suffix and the first four bytes of it, so that a search touches the suffixes only to settle a tie.
+//! end of its suffix and the first four bytes of it, so that a search touches the suffixes only to settle a tie. The
+//! slots lie in the node itself: at a million keys each allocation touched is a miss of cache and page table.
 
 use std::cmp::Ordering;
 
@@ -9,24 +10,31 @@ use std::cmp::Ordering;
 /// every key, so this bounds that rewrite to some tens of KiB even among keys of 1.5 MiB.
 pub(super) const PREFIX_BYTES_MAX: usize = 512;
 
-/// Keys that a node's vectors grow by. Doubling would leave a third of the memory unused.
-const SLACK_KEYS: usize = 8;
+/// Most keys in a node.
+pub(super) const KEYS_MAX: usize = 64;
 
-/// Bytes that a node's text grows by, at least.
+/// Slots that a search looks at together: one cache line.
+const BLOCK_SLOTS: usize = 8;
+
+/// Children that an inner node grows by.
+const SLACK_CHILDREN: usize = 8;
+
+/// Bytes that a node's text grows by, at least. Doubling would leave a third of the memory unused.
 const SLACK_TEXT_BYTES: usize = 128;
 
 const FITS_U32: &str =
     "a node's text stays far below 4 GiB: it is split past 16 KiB, and no key is larger than a message";
 
 /// Sorted distinct byte strings. What must stay true: every key starts with the prefix, suffixes strictly ascend, and
-/// a slot's head is the head of its suffix.
-#[derive(Debug, Default)]
+/// a slot's head is the head of its suffix. Slots from `len` on are [`Slot::FREE`].
+#[derive(Debug)]
 pub(super) struct PackedKeys {
     /// The prefix, then the suffixes in order.
     text: Vec<u8>,
-    slots: Vec<Slot>,
     /// Length of the prefix, in bytes.
     prefix_len: usize,
+    len: usize,
+    slots: [Slot; KEYS_MAX],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +45,20 @@ struct Slot {
     end: u32,
 }
 
+impl Slot {
+    /// Sorts behind every key, so that a search need not know how many there are.
+    const FREE: Self = Self {
+        head: u32::MAX,
+        end: 0,
+    };
+}
+
+impl Default for PackedKeys {
+    fn default() -> Self {
+        Self::with_prefix(&[], &[], 0)
+    }
+}
+
 impl Clone for PackedKeys {
     /// A copy with room to grow: it is made because a write is about to happen.
     fn clone(&self) -> Self {
@@ -44,8 +66,9 @@ impl Clone for PackedKeys {
         text.extend_from_slice(&self.text);
         Self {
             text,
-            slots: clone_with_slack(&self.slots),
             prefix_len: self.prefix_len,
+            len: self.len,
+            slots: self.slots,
         }
     }
 }
@@ -59,13 +82,8 @@ impl PackedKeys {
             return Self::default();
         };
         let prefix_len = common_len(first, last).min(PREFIX_BYTES_MAX);
-        let text_len = prefix_len + keys.clone().map(|key| key.len() - prefix_len).sum::<usize>();
-        let mut packed = Self {
-            text: Vec::with_capacity(text_len),
-            slots: Vec::with_capacity(keys.len()),
-            prefix_len,
-        };
-        packed.text.extend_from_slice(&first[..prefix_len]);
+        let suffixes_len = keys.clone().map(|key| key.len() - prefix_len).sum::<usize>();
+        let mut packed = Self::with_prefix(&first[..prefix_len], &[], suffixes_len);
         for key in keys {
             packed.push_suffix(&[], &key[prefix_len..]);
         }
@@ -74,7 +92,7 @@ impl PackedKeys {
 
     /// Number of keys.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.len
     }
 
     /// Bytes of the prefix and all suffixes.
@@ -105,9 +123,9 @@ impl PackedKeys {
             return Err(if key < prefix { 0 } else { self.len() });
         };
         let head = head_of(suffix);
-        let mut low = self.slots.partition_point(|slot| slot.head < head);
+        let mut low = self.slots_below(head);
         let mut high = low;
-        while high < self.len() && self.slots[high].head == head {
+        while high < self.len && self.slots[high].head == head {
             high += 1;
         }
         while low < high {
@@ -134,7 +152,7 @@ impl PackedKeys {
 
     /// Inserts `key` at `at`, where [`PackedKeys::search`] said it belongs.
     pub fn insert(&mut self, at: usize, key: &[u8]) {
-        if self.slots.is_empty() {
+        if self.len == 0 {
             *self = Self::from_ascending(std::iter::once(key));
             return;
         }
@@ -150,26 +168,26 @@ impl PackedKeys {
         self.text.copy_within(start..old_len, start + suffix.len());
         self.text[start..start + suffix.len()].copy_from_slice(suffix);
         let added = as_u32(suffix.len());
-        for slot in &mut self.slots[at..] {
+        self.slots.copy_within(at..self.len, at + 1);
+        self.len += 1;
+        for slot in &mut self.slots[at + 1..self.len] {
             slot.end += added;
         }
-        grow(&mut self.slots, 1, SLACK_KEYS);
-        self.slots.insert(
-            at,
-            Slot {
-                head: head_of(suffix),
-                end: as_u32(start) + added,
-            },
-        );
+        self.slots[at] = Slot {
+            head: head_of(suffix),
+            end: as_u32(start) + added,
+        };
     }
 
     /// Removes the key at `at`.
     pub fn remove(&mut self, at: usize) {
         let (start, end) = (self.suffix_start(at), self.slots[at].end as usize);
         self.text.drain(start..end);
-        self.slots.remove(at);
+        self.slots.copy_within(at + 1..self.len, at);
+        self.len -= 1;
+        self.slots[self.len] = Slot::FREE;
         let removed = as_u32(end - start);
-        for slot in &mut self.slots[at..] {
+        for slot in &mut self.slots[at..self.len] {
             slot.end -= removed;
         }
     }
@@ -183,11 +201,11 @@ impl PackedKeys {
 
     /// Adds the keys of `other`, all above the ones here.
     pub fn append(&mut self, other: &Self) {
-        if self.slots.is_empty() {
+        if self.len == 0 {
             *self = other.clone();
             return;
         }
-        if other.slots.is_empty() {
+        if other.len == 0 {
             return;
         }
         let shared = common_len(self.prefix(), other.prefix());
@@ -209,23 +227,22 @@ impl PackedKeys {
     /// The place nearest to the middle by bytes of text, at least `least` keys from both ends.
     pub fn middle_by_bytes(&self, least: usize) -> usize {
         let half = self.prefix_len + (self.text.len() - self.prefix_len) / 2;
-        let at = self.slots.partition_point(|slot| (slot.end as usize) <= half);
+        let at = self.slots[..self.len].partition_point(|slot| (slot.end as usize) <= half);
         at.clamp(least, self.len() - least)
     }
 
-    /// Bytes of heap in use, with the room not yet used.
+    /// Bytes of heap in use beside the node itself, with the room not yet used.
     pub fn heap_bytes(&self) -> usize {
-        self.text.capacity() + self.slots.capacity() * size_of::<Slot>()
+        self.text.capacity()
     }
 
     /// Panics when an invariant does not hold.
     #[cfg(test)]
     pub fn check(&self) {
         assert!(self.prefix_len <= PREFIX_BYTES_MAX, "prefix over its bound");
-        let end = self
-            .slots
-            .last()
-            .map_or(self.prefix_len, |slot| slot.end as usize);
+        let end = self.suffix_start(self.len);
+        let free = |slot: &Slot| slot.head == u32::MAX && slot.end == 0;
+        assert!(self.slots[self.len..].iter().all(free), "stale slot");
         assert_eq!(end, self.text.len(), "text behind the last suffix");
         for at in 0..self.len() {
             assert_eq!(self.slots[at].head, head_of(self.suffix(at)), "stale head");
@@ -248,25 +265,47 @@ impl PackedKeys {
         (self.prefix_len - shared) * self.len().saturating_sub(1)
     }
 
+    /// No keys yet; the prefix in two parts, and room for suffixes.
+    fn with_prefix(front: &[u8], back: &[u8], suffixes_len: usize) -> Self {
+        let prefix_len = front.len() + back.len();
+        let mut text = Vec::with_capacity(prefix_len + suffixes_len);
+        text.extend_from_slice(front);
+        text.extend_from_slice(back);
+        Self {
+            text,
+            prefix_len,
+            len: 0,
+            slots: [Slot::FREE; KEYS_MAX],
+        }
+    }
+
+    /// Number of slots with a lesser head. Looks at the last slot of each block, then at one block: unlike in a binary
+    /// search no load waits for the one before, which is most of the time when the node is not in the cache.
+    fn slots_below(&self, head: u32) -> usize {
+        let below = |slot: &&Slot| slot.head < head;
+        let lasts = self.slots.iter().skip(BLOCK_SLOTS - 1).step_by(BLOCK_SLOTS);
+        let first = lasts.filter(below).count() * BLOCK_SLOTS;
+        match self.slots.get(first..first + BLOCK_SLOTS) {
+            Some(block) => first + block.iter().filter(below).count(),
+            None => KEYS_MAX,
+        }
+    }
+
     fn push_suffix(&mut self, front: &[u8], back: &[u8]) {
         let start = self.text.len();
         grow(&mut self.text, front.len() + back.len(), SLACK_TEXT_BYTES);
         self.text.extend_from_slice(front);
         self.text.extend_from_slice(back);
-        grow(&mut self.slots, 1, SLACK_KEYS);
-        self.slots.push(Slot {
+        self.slots[self.len] = Slot {
             head: head_of(&self.text[start..]),
             end: as_u32(self.text.len()),
-        });
+        };
+        self.len += 1;
     }
 
     fn shorten_prefix(&mut self, prefix_len: usize) {
-        let mut shorter = Self {
-            text: Vec::with_capacity(self.text.len() + self.expansion(prefix_len) + SLACK_TEXT_BYTES),
-            slots: Vec::with_capacity(self.slots.len() + SLACK_KEYS),
-            prefix_len,
-        };
-        shorter.text.extend_from_slice(&self.text[..prefix_len]);
+        let suffixes_len = self.text.len() - prefix_len + self.expansion(prefix_len) + SLACK_TEXT_BYTES;
+        let mut shorter = Self::with_prefix(&self.text[..prefix_len], &[], suffixes_len);
         for at in 0..self.len() {
             shorter.push_suffix(&self.text[prefix_len..self.prefix_len], self.suffix(at));
         }
@@ -280,15 +319,9 @@ impl PackedKeys {
         }
         let last = self.suffix(range.end - 1);
         let more = common_len(self.suffix(range.start), last).min(PREFIX_BYTES_MAX - self.prefix_len);
-        let prefix_len = self.prefix_len + more;
         let text_len = self.slots[range.end - 1].end as usize - self.suffix_start(range.start);
-        let mut packed = Self {
-            text: Vec::with_capacity(prefix_len + text_len - more * range.len() + SLACK_TEXT_BYTES),
-            slots: Vec::with_capacity(range.len() + SLACK_KEYS),
-            prefix_len,
-        };
-        packed.text.extend_from_slice(self.prefix());
-        packed.text.extend_from_slice(&last[..more]);
+        let suffixes_len = text_len - more * range.len() + SLACK_TEXT_BYTES;
+        let mut packed = Self::with_prefix(self.prefix(), &last[..more], suffixes_len);
         for at in range {
             packed.push_suffix(&[], &self.suffix(at)[more..]);
         }
@@ -298,14 +331,14 @@ impl PackedKeys {
 
 /// A copy with room for a few more items.
 pub(super) fn clone_with_slack<T: Clone>(items: &[T]) -> Vec<T> {
-    let mut copy = Vec::with_capacity(items.len() + SLACK_KEYS);
+    let mut copy = Vec::with_capacity(items.len() + SLACK_CHILDREN);
     copy.extend_from_slice(items);
     copy
 }
 
 /// Makes room for one more item, in steps instead of doublings.
 pub(super) fn grow_by_one<T>(items: &mut Vec<T>) {
-    grow(items, 1, SLACK_KEYS);
+    grow(items, 1, SLACK_CHILDREN);
 }
 
 /// The shortest string in `(low, high]` that is nearest to `low`: the gap between the two goes to the right.

@@ -1,24 +1,24 @@
 //! [`Leaf`]: a run of keys and their newest records.
 
-use super::keys::{PackedKeys, clone_with_slack, grow_by_one};
+use super::keys::{KEYS_MAX, PackedKeys};
 use super::{KeyMeta, Sum};
 use crate::revision::Revision;
 
-/// Most keys in a leaf. Measured best between 32 and 128: larger leaves cost more per copy, smaller ones more memory.
-pub(super) const LEAF_KEYS_MAX: usize = 64;
+/// Most keys in a leaf. Larger leaves cost more per copy, smaller ones more memory.
+pub(super) const LEAF_KEYS_MAX: usize = KEYS_MAX;
 
-/// A leaf of the tree. Never empty, unless it is the root. `metas[i]` belongs to key `i`.
-#[derive(Debug, Default)]
+/// A leaf of the tree. Never empty, unless it is the root. `metas[i]` belongs to key `i`; those behind the last key mean nothing.
+#[derive(Clone, Debug)]
 pub(super) struct Leaf {
     pub keys: PackedKeys,
-    metas: Vec<PackedMeta>,
+    metas: [PackedMeta; LEAF_KEYS_MAX],
 }
 
-impl Clone for Leaf {
-    fn clone(&self) -> Self {
+impl Default for Leaf {
+    fn default() -> Self {
         Self {
-            keys: self.keys.clone(),
-            metas: clone_with_slack(&self.metas),
+            keys: PackedKeys::default(),
+            metas: [PackedMeta::default(); LEAF_KEYS_MAX],
         }
     }
 }
@@ -26,15 +26,19 @@ impl Clone for Leaf {
 impl Leaf {
     /// A leaf of entries whose keys strictly ascend.
     pub fn from_ascending<K: AsRef<[u8]>>(entries: &[(K, KeyMeta)]) -> Self {
-        Self {
+        let mut leaf = Self {
             keys: PackedKeys::from_ascending(entries.iter().map(|(key, _)| key.as_ref())),
-            metas: entries.iter().map(|(_, meta)| PackedMeta::from(*meta)).collect(),
+            ..Self::default()
+        };
+        for (packed, (_, meta)) in leaf.metas.iter_mut().zip(entries) {
+            *packed = PackedMeta::from(*meta);
         }
+        leaf
     }
 
     /// Number of keys.
     pub fn len(&self) -> usize {
-        self.metas.len()
+        self.keys.len()
     }
 
     /// The record at `at`.
@@ -49,32 +53,35 @@ impl Leaf {
 
     /// Inserts a key at `at`, where a search said it belongs.
     pub fn insert(&mut self, at: usize, key: &[u8], meta: KeyMeta) {
+        let len = self.len();
+        self.metas.copy_within(at..len, at + 1);
+        self.metas[at] = meta.into();
         self.keys.insert(at, key);
-        grow_by_one(&mut self.metas);
-        self.metas.insert(at, meta.into());
     }
 
     /// Removes the entry at `at`.
     pub fn remove(&mut self, at: usize) -> KeyMeta {
+        let removed = self.meta(at);
+        let len = self.len();
+        self.metas.copy_within(at + 1..len, at);
         self.keys.remove(at);
-        self.metas.remove(at).into()
+        removed
     }
 
     /// Keeps the entries before `at` and returns the others.
     pub fn split_off(&mut self, at: usize) -> Self {
-        let metas = clone_with_slack(&self.metas[at..]);
-        self.metas.truncate(at);
-        self.metas.shrink_to(at + at / 8);
-        Self {
-            keys: self.keys.split_off(at),
-            metas,
-        }
+        let mut right = Self::default();
+        let moved = &self.metas[at..self.len()];
+        right.metas[..moved.len()].copy_from_slice(moved);
+        right.keys = self.keys.split_off(at);
+        right
     }
 
     /// Adds the entries of `other`, all above the ones here.
     pub fn append(&mut self, other: &Self) {
+        let len = self.len();
+        self.metas[len..len + other.len()].copy_from_slice(&other.metas[..other.len()]);
         self.keys.append(&other.keys);
-        self.metas.extend_from_slice(&other.metas);
     }
 
     /// What the entries before `at` add up to.
@@ -88,15 +95,10 @@ impl Leaf {
     pub fn sum(&self) -> Sum {
         self.sum_before(self.len())
     }
-
-    /// Bytes of heap in use, with the room not yet used.
-    pub fn heap_bytes(&self) -> usize {
-        self.keys.heap_bytes() + self.metas.capacity() * size_of::<PackedMeta>()
-    }
 }
 
 /// [`KeyMeta`] without its padding: 40 bytes instead of 48.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct PackedMeta {
     create: u64,
     modified_main: u64,

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::Sum;
-use super::keys::{PackedKeys, clone_with_slack, grow_by_one};
+use super::keys::{KEYS_MAX, PackedKeys, clone_with_slack, grow_by_one};
 use super::leaf::Leaf;
 
 /// Most children of an inner node.
-pub(super) const CHILDREN_MAX: usize = 64;
+pub(super) const CHILDREN_MAX: usize = KEYS_MAX;
 
 /// Children an inner node may always have, however long the separators: splitting fewer would leave a half with one.
 pub(super) const CHILDREN_ALWAYS: usize = 4;
@@ -18,6 +18,10 @@ pub(super) const TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// A node of the tree. Shared with every snapshot that was taken while it looked like this.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are fifty leaves for each inner node, and a box would cost each of them a cache miss"
+)]
 pub(super) enum Node {
     Leaf(Leaf),
     Inner(Inner),
@@ -60,7 +64,7 @@ impl Node {
         const COUNTS_BYTES: usize = 2 * size_of::<usize>();
         let own = COUNTS_BYTES + size_of::<Self>();
         own + match self {
-            Self::Leaf(leaf) => leaf.heap_bytes(),
+            Self::Leaf(leaf) => leaf.keys.heap_bytes(),
             Self::Inner(inner) => {
                 let below: usize = inner.children.iter().map(|child| child.node.heap_bytes()).sum();
                 below + inner.separators.heap_bytes() + inner.children.capacity() * size_of::<Child>()
