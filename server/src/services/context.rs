@@ -1,5 +1,7 @@
 //! [`ServiceContext`]: everything a handler may use.
 
+use std::sync::Arc;
+
 use kelson_proto::etcdserverpb::ResponseHeader;
 use kelson_raft::node::Node;
 use kelson_storage::applied::{Applied, Outcome};
@@ -9,7 +11,7 @@ use kelson_storage::store::{ReadError, StoreReader};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::GRPC_OVERHEAD_BYTES;
@@ -23,6 +25,9 @@ const QUOTA_BYTES_DEFAULT: i64 = 2 * 1024 * 1024 * 1024;
 /// What `InternalRaftRequest` adds to a request in etcd, in bytes: header with id, and the tag and length of the
 /// request itself. A request of `max_request_bytes` minus this is the largest accepted.
 const COMMAND_OVERHEAD_BYTES: usize = 18;
+
+/// Reads that may run beside the runtime at once; the others wait. Each one may hold a whole range in memory.
+const LONG_READS_MAX: usize = 4;
 
 /// What clients may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +56,7 @@ pub struct ServiceContext {
     /// Reads that found this member's data damaged are reported here: the process must stop.
     pub faults: mpsc::UnboundedSender<Fault>,
     lease_ids: Mutex<StdRng>,
+    long_reads: Arc<Semaphore>,
 }
 
 impl ServiceContext {
@@ -71,6 +77,7 @@ impl ServiceContext {
             tasks: TaskTracker::new(),
             faults,
             lease_ids: Mutex::new(StdRng::seed_from_u64(seed)),
+            long_reads: Arc::new(Semaphore::new(LONG_READS_MAX)),
         };
         (context, reported)
     }
@@ -151,6 +158,24 @@ impl ServiceContext {
                 let _ = self.faults.send(fault);
                 ClientError::Stopped
             }
+        }
+    }
+
+    /// Runs a long read on a thread beside the runtime. It runs to its end even if the caller goes away.
+    pub async fn long_read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ClientError> {
+        let turn = self.long_reads.clone().acquire_owned().await;
+        let turn = turn.map_err(|_closed| ClientError::Stopped)?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            read()
+        });
+        match reading.await {
+            Ok(result) => result.map_err(|error| self.read_failed(error)),
+            // The runtime is going down.
+            Err(_) => Err(ClientError::Stopped),
         }
     }
 

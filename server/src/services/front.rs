@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::Body;
 use kelson_proto::etcdserverpb::{RangeRequest, TxnRequest};
 use prost::Message;
@@ -66,8 +66,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     let (parts, body) = request.into_parts();
+    if parts.method != Method::POST {
+        return plain(StatusCode::METHOD_NOT_ALLOWED);
+    }
     if !is_grpc(&parts.headers) {
-        return unsupported_media_type();
+        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
     let call = Call {
         messages: Messages::new(body, context.receive_limit_bytes()),
@@ -221,8 +224,9 @@ fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
 
-fn unsupported_media_type() -> http::Response<ReplyBody> {
+/// For what is no gRPC request at all.
+fn plain(status: StatusCode) -> http::Response<ReplyBody> {
     let mut response = http::Response::new(ReplyBody::empty());
-    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    *response.status_mut() = status;
     response
 }

@@ -90,16 +90,15 @@ pub async fn hash(context: &ServiceContext, _: pb::HashRequest) -> Result<pb::Ha
     })
 }
 
-/// etcd's digest of all history up to a revision. Reads everything, so it runs on a thread of its own.
+/// etcd's digest of all history up to a revision. Reads everything, so it runs beside the runtime.
 pub async fn hash_kv(
     context: &ServiceContext,
     request: pb::HashKvRequest,
 ) -> Result<pb::HashKvResponse, ClientError> {
     let reader = context.reader().clone();
-    let hashed = tokio::task::spawn_blocking(move || reader.hash_kv(request.revision)).await;
-    let hashed = hashed
-        .map_err(|_runtime_stops| ClientError::Stopped)?
-        .map_err(|error| context.read_failed(error))?;
+    let hashed = context
+        .long_read(move || reader.hash_kv(request.revision))
+        .await?;
     Ok(pb::HashKvResponse {
         header: Some(context.header_at(hashed.revision)),
         hash: hashed.hash,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use kelson_proto::etcdserverpb as pb;
 use kelson_storage::applied::{Applied, RangeResult, TxnApplied};
 use kelson_storage::command::{Command, Range, Txn};
-use kelson_storage::store::{ReadError, ReadView};
+use kelson_storage::store::ReadView;
 use prost::Message;
 
 pub use self::deep_txn::explain_undecodable_txn;
@@ -45,19 +45,7 @@ async fn read(context: &ServiceContext, view: ReadView, range: Range) -> Result<
     if !is_big(&view, &range) {
         return view.range(&range).map_err(|error| context.read_failed(error));
     }
-    off_runtime(context, move || view.range(&range)).await
-}
-
-/// Runs a long read on a thread of its own.
-async fn off_runtime<T: Send + 'static>(
-    context: &ServiceContext,
-    read: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> Result<T, ClientError> {
-    match tokio::task::spawn_blocking(read).await {
-        Ok(result) => result.map_err(|error| context.read_failed(error)),
-        // The runtime is going down.
-        Err(_) => Err(ClientError::Stopped),
-    }
+    context.long_read(move || view.range(&range)).await
 }
 
 /// Whether answering may touch many keys. Counting the present keys of a range is cheap, whatever their number.
@@ -144,7 +132,9 @@ async fn read_txn(context: &ServiceContext, txn: Txn) -> Result<pb::TxnResponse,
     let revision = view.revision();
     let never_compacted = context.reader().compacted().is_none();
     let applied: TxnApplied = if read_txn::ranges(&txn).any(|range| is_big(&view, &range)) {
-        off_runtime(context, move || read_txn::run(&view, &txn, never_compacted)).await?
+        context
+            .long_read(move || read_txn::run(&view, &txn, never_compacted))
+            .await?
     } else {
         read_txn::run(&view, &txn, never_compacted).map_err(|error| context.read_failed(error))?
     };
