@@ -80,7 +80,7 @@ impl Active {
         };
         Ok(Self::resume(Resume {
             segment: Arc::new(segment),
-            sectors: spare.bytes / SECTOR_BYTES as u64,
+            sectors: header.sectors,
             end,
             crc,
         }))

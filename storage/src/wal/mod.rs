@@ -172,17 +172,18 @@ impl Wal {
         names: &[String],
     ) -> Result<(Self, Recovered), Fault> {
         let mut spares = Spares::open(Arc::clone(&disk), &options, names, 0)?;
+        let spare = spares.take(0)?;
         let header = Header {
             cluster_id: options.cluster_id,
             member_id: options.member_id,
             number: 1,
             generation: spares.next_generation()?,
+            sectors: spare.sectors(),
             previous_end: 0,
             previous_crc: 0,
             base: None,
         };
         let state = State::default();
-        let spare = spares.take(0)?;
         let active = Active::create(&*disk, &options, spare, &header, &state)?;
         let mut table = Table::default();
         table.segments.insert(1, Arc::clone(&active.segment));
@@ -500,18 +501,19 @@ impl Wal {
     /// Closes the active segment and begins the next one, with room for a record of `record_bytes`.
     fn roll(&mut self, record_bytes: usize) -> Result<(), Fault> {
         self.active.sync()?;
+        let sectors = Active::sectors_needed(&self.state, record_bytes);
+        let spare = self.spares.take(sectors * sector::SECTOR_BYTES as u64)?;
         let (previous_end, previous_crc) = self.active.end();
         let header = Header {
             cluster_id: self.options.cluster_id,
             member_id: self.options.member_id,
             number: self.active.segment.number + 1,
             generation: self.spares.next_generation()?,
+            sectors: spare.sectors(),
             previous_end,
             previous_crc,
             base: self.last_written,
         };
-        let sectors = Active::sectors_needed(&self.state, record_bytes);
-        let spare = self.spares.take(sectors * sector::SECTOR_BYTES as u64)?;
         let next = Active::create(&*self.disk, &self.options, spare, &header, &self.state)?;
         let full = std::mem::replace(&mut self.active, next);
         self.closed.push_back(Closed {

@@ -51,8 +51,8 @@ pub(super) fn replay(disk: &dyn Disk, options: &WalOptions, numbers: &[u64]) -> 
     let mut reading = Reading::new(&segments[0].1);
     let mut closed = VecDeque::new();
     for pair in segments.windows(2) {
-        let ((segment, _), (_, next)) = (&pair[0], &pair[1]);
-        let loaded = load(segment)?;
+        let ((segment, header), (_, next)) = (&pair[0], &pair[1]);
+        let loaded = load(segment, header)?;
         reading.read_closed(segment, &loaded, next)?;
         closed.push_back(Closed {
             segment: Arc::clone(segment),
@@ -60,8 +60,8 @@ pub(super) fn replay(disk: &dyn Disk, options: &WalOptions, numbers: &[u64]) -> 
             last: next.base,
         });
     }
-    let (segment, _) = segments.last().expect("there is at least one segment");
-    let loaded = load(segment)?;
+    let (segment, header) = segments.last().expect("there is at least one segment");
+    let loaded = load(segment, header)?;
     let tail = reading.read_last(segment, &loaded)?;
     rewrite_tail(segment, &tail)?;
     for (segment, _) in &segments {
@@ -108,13 +108,8 @@ fn open_all(
     Ok(segments)
 }
 
-fn load(segment: &Segment) -> Result<Sectors, Fault> {
-    let length = segment
-        .file
-        .length()
-        .map_err(|error| Fault::io("measure", &segment.path, error))?;
-    Sectors::load(&*segment.file, 0, length / SECTOR_BYTES as u64)
-        .map_err(|error| Fault::io("read", &segment.path, error))
+fn load(segment: &Segment, header: &Header) -> Result<Sectors, Fault> {
+    Sectors::load(&*segment.file, 0, header.sectors).map_err(|error| Fault::io("read", &segment.path, error))
 }
 
 /// Where the last segment ends.

@@ -76,6 +76,8 @@ pub(super) struct Header {
     pub(super) member_id: u64,
     pub(super) number: u64,
     pub(super) generation: Generation,
+    /// Length of the file, the header included. A shorter file has been cut.
+    pub(super) sectors: u64,
     /// Where the segment before this one ends; all of it had been synced before this header was written.
     pub(super) previous_end: u64,
     /// Checksum of the last record of the segment before this one.
@@ -91,7 +93,13 @@ impl Header {
         data.extend_from_slice(&MAGIC);
         data.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         data.extend_from_slice(&self.generation.number().to_le_bytes());
-        for field in [self.cluster_id, self.member_id, self.number, self.previous_end] {
+        for field in [
+            self.cluster_id,
+            self.member_id,
+            self.number,
+            self.sectors,
+            self.previous_end,
+        ] {
             data.extend_from_slice(&field.to_le_bytes());
         }
         data.extend_from_slice(&self.previous_crc.to_le_bytes());
@@ -142,11 +150,12 @@ impl Header {
             member_id: long(24),
             number: long(32),
             generation,
-            previous_end: long(40),
-            previous_crc: word(48),
-            base: (word(52) != 0).then(|| LogPosition {
-                term: long(56),
-                index: long(64),
+            sectors: long(40),
+            previous_end: long(48),
+            previous_crc: word(56),
+            base: (word(60) != 0).then(|| LogPosition {
+                term: long(64),
+                index: long(72),
             }),
         };
         Ok(Ok((
@@ -213,6 +222,13 @@ pub(super) fn open(
                 header.number
             ),
         ));
+    }
+    if length / (SECTOR_BYTES as u64) < header.sectors {
+        let what = format!(
+            "the segment was {} bytes long",
+            header.sectors * SECTOR_BYTES as u64
+        );
+        return Err(Fault::damaged(&path, length, what));
     }
     let segment = Segment {
         number,

@@ -25,6 +25,12 @@ pub(super) struct Spare {
     pub(super) bytes: u64,
 }
 
+impl Spare {
+    pub(super) fn sectors(&self) -> u64 {
+        self.bytes / SECTOR_BYTES as u64
+    }
+}
+
 /// The spares of one log.
 pub(super) struct Spares {
     disk: Arc<dyn Disk>,
