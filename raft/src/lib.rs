@@ -1,3 +1,19 @@
 //! openraft fitted to Kelson's storage and wire. What leaves this crate is [`node::Node`]; openraft's types do not.
 
+mod checkpoint;
+mod codec;
+pub mod executor;
+pub mod fault;
+mod images;
+mod leadership;
+mod log_storage;
+pub mod network;
 pub mod node;
+mod outbox;
+mod propose;
+mod read_index;
+mod start;
+mod state_machine;
+mod storage_thread;
+mod to_leader;
+mod type_config;

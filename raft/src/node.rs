@@ -1,13 +1,41 @@
 //! [`Node`]: the running Raft participant, as the server sees it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kelson_storage::applied::Outcome;
-use kelson_storage::command::Command;
+use kelson_storage::codec;
+use kelson_storage::command::{Command, Proposal};
 use kelson_storage::error::Fault;
+use kelson_storage::revision::LogPosition;
 use kelson_storage::store::StoreReader;
+use openraft::async_runtime::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::executor::Tasks;
+use crate::fault::FaultSignal;
+use crate::leadership::{Leadership, LeadershipHistory};
+use crate::log_storage::LogThread;
+use crate::outbox::Outbox;
+use crate::read_index::LeaderReads;
+use crate::state_machine::StateMachine;
+use crate::storage_thread::StorageThread;
+use crate::to_leader::ToLeader;
+use crate::type_config::TypeConfig;
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+pub(crate) type LeaderServiceSlot = Arc<Mutex<Option<Arc<dyn LeaderService>>>>;
+
+/// Bytes of a proposal that are not the command: id, low mark and frame.
+const PROPOSAL_OVERHEAD_BYTES: usize = 64;
+
+/// How long a shutdown waits for leadership to move. Source: etcd's request timeout bounds its own attempt.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What this node knows about the cluster right now. Cheap to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,100 +200,299 @@ pub struct NodeConfig {
 /// Handle of the running node. Cheap to clone; the node stops with [`Node::shutdown`].
 #[derive(Clone)]
 pub struct Node {
-    _private: (),
+    inner: Arc<Inner>,
+}
+
+/// What the handle shares; filled by `start`.
+pub(crate) struct Inner {
+    pub(crate) config: NodeConfig,
+    pub(crate) raft: Raft,
+    pub(crate) reader: StoreReader,
+    pub(crate) outbox: Arc<Mutex<Outbox>>,
+    pub(crate) to_leader: Arc<ToLeader>,
+    pub(crate) leader_reads: Arc<LeaderReads>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) history: Arc<Mutex<LeadershipHistory>>,
+    pub(crate) leader_changes: watch::Receiver<(u64, u64)>,
+    pub(crate) applied: watch::Receiver<(Option<LogPosition>, u64)>,
+    pub(crate) applied_revisions: watch::Receiver<u64>,
+    pub(crate) lease_changes: Mutex<Option<mpsc::UnboundedReceiver<LeaseChange>>>,
+    pub(crate) leader_service: LeaderServiceSlot,
+    pub(crate) fault: FaultSignal,
+    pub(crate) tasks: Tasks,
+    pub(crate) storage: StorageThread,
+    pub(crate) threads: Mutex<Option<Threads>>,
+    pub(crate) stopping: AtomicBool,
+}
+
+/// The threads of a member, joined at the end.
+pub(crate) struct Threads {
+    pub(crate) log: LogThread,
+    pub(crate) storage: std::thread::JoinHandle<()>,
+}
+
+impl NodeConfig {
+    /// The database file.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir.join("member").join("snap").join("db")
+    }
+
+    /// The directory of the log's segments.
+    pub fn log_directory(&self) -> PathBuf {
+        self.wal_dir
+            .clone()
+            .unwrap_or_else(|| self.data_dir.join("member").join("wal"))
+    }
+
+    /// The deadline of proposals and reads. Source: etcd's `ReqTimeout`.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_timeout
+    }
 }
 
 impl Node {
     /// Opens or makes the data below `config.data_dir`, starts the log and storage threads, listens for peers, joins.
     /// Must be called on the current-thread runtime that will run it.
-    pub async fn start(_config: NodeConfig) -> Result<Self, Fault> {
-        todo!()
+    pub async fn start(config: NodeConfig) -> Result<Self, Fault> {
+        let inner = crate::start::start(config).await?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// This member's id.
     pub fn id(&self) -> u64 {
-        todo!()
+        self.inner.config.id
     }
 
     /// Cluster id.
     pub fn cluster_id(&self) -> u64 {
-        todo!()
+        self.inner.config.cluster_id
     }
 
     /// Replicates `command` and answers from this member's own apply. Works on every member; hides leader changes;
     /// gives up 5 s + 2 election timeouts after the call.
-    pub async fn propose(&self, _command: Command) -> Result<Outcome, ProposeError> {
-        todo!()
+    pub async fn propose(&self, command: Command) -> Result<Outcome, ProposeError> {
+        let wait = {
+            let mut outbox = self.inner.outbox.lock();
+            if self.inner.stopping.load(Ordering::Relaxed) {
+                return Err(ProposeError::Stopped);
+            }
+            let (id, low) = outbox.next_id();
+            let mut bytes = BytesMut::new();
+            codec::append_proposal(&mut bytes, &Proposal { id, low, command });
+            if bytes.len() > self.inner.config.max_request_bytes + PROPOSAL_OVERHEAD_BYTES {
+                return Err(ProposeError::TooLarge);
+            }
+            if !outbox.has_room(bytes.len()) {
+                return Err(ProposeError::TooManyRequests);
+            }
+            outbox.push(bytes.freeze(), Instant::now())
+        };
+        self.inner.to_leader.wake();
+        wait.await.unwrap_or(Err(ProposeError::Stopped))
+    }
+
+    /// Number of commands of this member's clients that have no outcome yet.
+    pub fn proposals_pending(&self) -> usize {
+        self.inner.outbox.lock().len()
     }
 
     /// Returns once this member has applied everything that was committed when the call was made (Raft thesis 6.4).
     /// Calls made at the same time share one quorum round.
     pub async fn read_index(&self) -> Result<(), ReadIndexError> {
-        todo!()
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return Err(ReadIndexError::Stopped);
+        }
+        let wait = self.inner.to_leader.reads.lock().push(Instant::now());
+        self.inner.to_leader.wake();
+        wait.await.unwrap_or(Err(ReadIndexError::Stopped))
     }
 
     /// The store, for reading.
     pub fn reader(&self) -> &StoreReader {
-        todo!()
+        &self.inner.reader
     }
 
     /// What this node knows about the cluster.
     pub fn status(&self) -> NodeStatus {
-        todo!()
+        let leadership = *self.inner.leadership.borrow();
+        let data = self.inner.raft.data_metrics();
+        let data = data.borrow_watched();
+        let server = self.inner.raft.server_metrics();
+        let server = server.borrow_watched();
+        let applied = self.inner.applied.borrow().0;
+        let applied = applied.map_or(0, |at| at.index);
+        let id = self.id();
+        NodeStatus {
+            id,
+            leader: leadership.leader,
+            term: leadership.term,
+            committed: data.local_committed.map_or(0, |at| at.index()).max(applied),
+            applied,
+            is_learner: server
+                .membership_config
+                .membership()
+                .learner_ids()
+                .any(|learner| learner == id),
+            leader_changes: self.inner.history.lock().changes,
+        }
     }
 
     /// Wakes whenever `status().leader` or `term` changes.
-    pub fn leader_changes(&self) -> tokio::sync::watch::Receiver<(u64, u64)> {
-        todo!()
+    pub fn leader_changes(&self) -> watch::Receiver<(u64, u64)> {
+        self.inner.leader_changes.clone()
     }
 
     /// Wakes whenever apply has moved on; the value is the store's main revision.
-    pub fn applied_revisions(&self) -> tokio::sync::watch::Receiver<u64> {
-        todo!()
+    pub fn applied_revisions(&self) -> watch::Receiver<u64> {
+        self.inner.applied_revisions.clone()
     }
 
-    /// Everything apply does to leases from now on. One consumer.
-    pub fn lease_changes(&self) -> tokio::sync::mpsc::UnboundedReceiver<LeaseChange> {
-        todo!()
+    /// Everything apply does to leases from now on. One consumer: a second call gets a channel that stays silent.
+    pub fn lease_changes(&self) -> mpsc::UnboundedReceiver<LeaseChange> {
+        self.inner
+            .lease_changes
+            .lock()
+            .take()
+            .unwrap_or_else(|| mpsc::unbounded_channel().1)
     }
 
     /// Whether this node is leader and a quorum says so after the call was made. Returns the term it holds for.
     pub async fn confirm_leadership(&self) -> Option<u64> {
-        todo!()
+        let before = *self.inner.leadership.borrow();
+        if before.leader != self.id() {
+            return None;
+        }
+        self.inner.leader_reads.confirm().await?;
+        let after = *self.inner.leadership.borrow();
+        (after == before).then_some(before.term)
     }
 
     /// Registers who answers other members' questions to the leader.
-    pub fn serve_leader(&self, _service: Arc<dyn LeaderService>) {
-        todo!()
+    pub fn serve_leader(&self, service: Arc<dyn LeaderService>) {
+        *self.inner.leader_service.lock() = Some(service);
     }
 
     /// Asks the leader, which may be this node; retries until the deadline of 5 s + 2 election timeouts.
-    pub async fn ask_leader(&self, _request: Bytes) -> Result<Bytes, AskLeaderError> {
-        todo!()
+    pub async fn ask_leader(&self, request: Bytes) -> Result<Bytes, AskLeaderError> {
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return Err(AskLeaderError::Stopped);
+        }
+        self.inner
+            .to_leader
+            .ask(request)
+            .await
+            .unwrap_or(Err(AskLeaderError::Stopped))
     }
 
     /// Hands leadership to `target` and waits until it has moved.
-    pub async fn transfer_leader(&self, _target: u64) -> Result<(), TransferError> {
-        todo!()
+    pub async fn transfer_leader(&self, target: u64) -> Result<(), TransferError> {
+        if self.status().leader != self.id() {
+            return Err(TransferError::NotLeader);
+        }
+        let is_voter = {
+            let server = self.inner.raft.server_metrics();
+            let server = server.borrow_watched();
+            server.membership_config.voter_ids().any(|voter| voter == target)
+        };
+        if !is_voter {
+            return Err(TransferError::BadTransferee);
+        }
+        if target == self.id() {
+            return Ok(());
+        }
+        let mut leadership = self.inner.leadership.clone();
+        let deadline = Instant::now() + self.request_timeout();
+        loop {
+            if self.inner.raft.trigger().transfer_leader(target).await.is_err() {
+                return Err(TransferError::Timeout);
+            }
+            // A target that was behind refuses; it is asked again once it has had the time to catch up.
+            let attempt = (Instant::now() + 2 * self.inner.config.election_timeout).min(deadline);
+            let moved = leadership.wait_for(|now| now.leader == target);
+            match tokio::time::timeout_at(attempt, moved).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(TransferError::Timeout),
+                Err(_) if Instant::now() >= deadline => return Err(TransferError::Timeout),
+                Err(_) if self.inner.leadership.borrow().leader != self.id() => {
+                    return Err(TransferError::Timeout);
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// The deadline of proposals and reads: 5 s + 2 election timeouts.
     pub fn request_timeout(&self) -> Duration {
-        todo!()
+        self.inner.config.request_timeout()
     }
 
     /// The shortest election timeout.
     pub fn election_timeout(&self) -> Duration {
-        todo!()
+        self.inner.config.election_timeout
     }
 
     /// Resolves when the node has died of a fault: the process must end within 1 s.
     pub async fn fault(&self) -> Fault {
-        todo!()
+        self.inner.fault.wait().await
     }
 
     /// Hands leadership over if this node has it, checkpoints, stops all tasks and threads.
     pub async fn shutdown(&self) {
-        todo!()
+        self.hand_over().await;
+        self.inner.stopping.store(true, Ordering::Relaxed);
+        self.inner.to_leader.stop();
+        if self.inner.raft.shutdown().await.is_err() {
+            tracing::warn!("the raft core had panicked");
+        }
+        self.inner.tasks.abort_all();
+        self.inner.storage.stop();
+        let threads = self.inner.threads.lock().take();
+        let joined = tokio::task::spawn_blocking(move || {
+            if let Some(mut threads) = threads {
+                threads.log.stop();
+                if threads.storage.join().is_err() {
+                    tracing::error!("the storage thread panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("could not wait for the threads");
+        }
+    }
+
+    /// Moves leadership to the voter that is furthest, if this node leads a cluster of several.
+    async fn hand_over(&self) {
+        if !self.status().is_leader() {
+            tracing::info!("skipped leadership transfer; local server is not leader");
+            return;
+        }
+        let Some(target) = self.transferee() else {
+            tracing::info!("skipped leadership transfer for single voting member cluster");
+            return;
+        };
+        let to = format!("{target:x}");
+        tracing::info!(transferee_member_id = to, "leadership transfer starting");
+        match tokio::time::timeout(HANDOVER_TIMEOUT, self.transfer_leader(target)).await {
+            Ok(Ok(())) => tracing::info!(transferee_member_id = to, "leadership transfer finished"),
+            Ok(Err(error)) => tracing::warn!(transferee_member_id = to, %error, "leadership transfer failed"),
+            Err(_) => tracing::warn!(
+                transferee_member_id = to,
+                "leadership transfer failed: it took too long"
+            ),
+        }
+    }
+
+    fn transferee(&self) -> Option<u64> {
+        let data = self.inner.raft.data_metrics();
+        let replication = data.borrow_watched().replication.clone()?;
+        let server = self.inner.raft.server_metrics();
+        let voters: Vec<u64> = server.borrow_watched().membership_config.voter_ids().collect();
+        replication
+            .into_iter()
+            .filter(|(id, _)| *id != self.id() && voters.contains(id))
+            .max_by_key(|(_, matched)| *matched)
+            .map(|(id, _)| id)
     }
 }

@@ -1,0 +1,499 @@
+//! openraft's log over [`kelson_storage::wal`]: a shared table of recent entries, and one thread that owns the file.
+//!
+//! An entry can be read as soon as `append` returns, because it is in memory; it counts as stored when the thread has
+//! synced the group it was written in. One sync covers everything that waited for it.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kelson_storage::error::Fault;
+use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
+use kelson_storage::revision::LogPosition;
+use kelson_storage::wal::{Recovered, Wal, WalEntry, WalReader};
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::codec::{decode_vote, encode_vote, entry_of, payload_bytes};
+use crate::executor::spawn_thread;
+use crate::fault::FaultSignal;
+use crate::type_config::{Entry, LogId, TypeConfig, Vote, log_id, position};
+
+/// Bytes of entries kept in memory for replication. A follower further behind is served from the file.
+const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of entries that one read for replication returns at most. Source: etcd's raft `MaxSizePerMsg`, 1 MiB.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// What an entry costs in the cache beyond its payload.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+
+/// The log as openraft sees it. Clones share it.
+#[derive(Clone)]
+pub(crate) struct LogStorage {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    table: Mutex<Table>,
+    reader: WalReader,
+    queue: Arc<Queue>,
+}
+
+/// The newest entries and the log's edges.
+struct Table {
+    cache: VecDeque<Entry>,
+    cache_bytes: usize,
+    /// Entries at or below this index are in the file; only they may leave the cache.
+    flushed: Option<u64>,
+    /// Truncations made here. The thread, which lags, must have made as many before it may speak of `flushed`:
+    /// the same index may hold another entry by now.
+    truncations: u64,
+    last: Option<LogId>,
+    purged: Option<LogId>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+}
+
+/// What the thread is asked to do, in order.
+enum Work {
+    Append(Vec<WalEntry>, IOFlushed<TypeConfig>),
+    Vote(Bytes, oneshot::Sender<()>),
+    Incarnation(u64, oneshot::Sender<()>),
+    Committed(LogPosition),
+    Truncate(Option<LogPosition>),
+    Purge(LogPosition),
+    Stop,
+}
+
+struct Queue {
+    work: Mutex<VecDeque<Work>>,
+    ready: Condvar,
+}
+
+impl Queue {
+    fn push(&self, work: Work) {
+        self.work.lock().push_back(work);
+        self.ready.notify_one();
+    }
+}
+
+/// Stops and joins the log thread when asked to.
+pub(crate) struct LogThread {
+    queue: Arc<Queue>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl LogThread {
+    /// Writes what is queued, then ends the thread. Blocks; call it off the runtime.
+    pub(crate) fn stop(&mut self) {
+        self.queue.push(Work::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log thread panicked");
+        }
+    }
+}
+
+impl LogStorage {
+    /// Starts the log thread over an opened log.
+    pub(crate) fn start(
+        wal: Wal,
+        recovered: &Recovered,
+        fault: FaultSignal,
+    ) -> Result<(Self, LogThread), Fault> {
+        let vote = match &recovered.vote {
+            Some(bytes) => Some(decode_vote(bytes.clone()).map_err(|error| unreadable(&error))?),
+            None => None,
+        };
+        let table = Table {
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            flushed: recovered.last.map(|last| last.index),
+            truncations: 0,
+            last: recovered.last.map(log_id),
+            purged: recovered.purged.map(log_id),
+            vote,
+            committed: recovered.committed.map(log_id),
+        };
+        let queue = Arc::new(Queue {
+            work: Mutex::new(VecDeque::new()),
+            ready: Condvar::new(),
+        });
+        let shared = Arc::new(Shared {
+            table: Mutex::new(table),
+            reader: wal.reader(),
+            queue: queue.clone(),
+        });
+        let thread_shared = shared.clone();
+        let thread = spawn_thread("kelson-wal", move || run(wal, &thread_shared, &fault))
+            .map_err(|source| Fault::io("start thread", std::path::Path::new("kelson-wal"), source))?;
+        Ok((
+            Self { shared },
+            LogThread {
+                queue,
+                thread: Some(thread),
+            },
+        ))
+    }
+
+    /// Makes the number of this process' life durable.
+    pub(crate) async fn save_incarnation(&self, incarnation: u64) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.shared.queue.push(Work::Incarnation(incarnation, done));
+        wait.await.map_err(|_| stopped())
+    }
+
+    /// Entries of `from..to`, at most about `bytes` of them but at least one.
+    fn read(&self, from: u64, to: u64, bytes: usize) -> io::Result<Vec<Entry>> {
+        let cached = {
+            let table = self.shared.table.lock();
+            table.cached(from, to, bytes)
+        };
+        if let Some(entries) = cached {
+            return Ok(entries);
+        }
+        let records = self
+            .shared
+            .reader
+            .read(from, to, bytes)
+            .map_err(|fault| io::Error::other(fault.to_string()))?;
+        records
+            .into_iter()
+            .map(|record| entry_of(log_id(record.position), record.payload))
+            .collect()
+    }
+}
+
+impl Table {
+    /// Reads from the cache; none when it does not go back to `from`.
+    fn cached(&self, from: u64, to: u64, bytes: usize) -> Option<Vec<Entry>> {
+        let first = self.cache.front()?.index();
+        if from < first {
+            return None;
+        }
+        let skip = usize::try_from(from - first).ok()?;
+        let mut entries = Vec::new();
+        let mut total = 0;
+        for entry in self.cache.iter().skip(skip) {
+            if entry.index() >= to || (total > bytes && !entries.is_empty()) {
+                break;
+            }
+            total += entry_bytes(entry);
+            entries.push(entry.clone());
+        }
+        Some(entries)
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if let Some(last) = self.cache.back() {
+            assert_eq!(entry.index(), last.index() + 1, "log entries out of order");
+        }
+        self.last = Some(entry.log_id());
+        self.cache_bytes += entry_bytes(&entry);
+        self.cache.push_back(entry);
+    }
+
+    /// Drops old entries past the budget, but none that is not in the file yet.
+    fn trim(&mut self) {
+        while self.cache_bytes > CACHE_BYTES_MAX
+            && self
+                .cache
+                .front()
+                .is_some_and(|entry| Some(entry.index()) <= self.flushed)
+        {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(entry) = self.cache.pop_front() {
+            self.cache_bytes -= entry_bytes(&entry);
+        }
+    }
+
+    fn truncate_after(&mut self, last: Option<LogId>) {
+        let keep = last.map_or(0, |id| id.index() + 1);
+        while self.cache.back().is_some_and(|entry| entry.index() >= keep) {
+            if let Some(entry) = self.cache.pop_back() {
+                self.cache_bytes -= entry_bytes(&entry);
+            }
+        }
+        self.flushed = self.flushed.min(last.map(|id| id.index()));
+        self.truncations += 1;
+        self.last = last;
+    }
+
+    fn purge(&mut self, upto: LogId) {
+        while self
+            .cache
+            .front()
+            .is_some_and(|entry| entry.index() <= upto.index())
+        {
+            self.pop_front();
+        }
+        self.purged = self.purged.max(Some(upto));
+        if self.last < Some(upto) {
+            self.last = Some(upto);
+        }
+    }
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        openraft::EntryPayload::Normal(batch) => batch.payload().len() + ENTRY_OVERHEAD_BYTES,
+        _ => ENTRY_OVERHEAD_BYTES,
+    }
+}
+
+/// The log thread: takes all that waits, up to a bound, writes it with one sync, then reports.
+fn run(mut wal: Wal, shared: &Shared, fault: &FaultSignal) {
+    let mut group = Group::default();
+    loop {
+        let mut stop = false;
+        {
+            let mut work = shared.queue.work.lock();
+            while work.is_empty() {
+                shared.queue.ready.wait(&mut work);
+            }
+            while let Some(item) = work.pop_front() {
+                group.items.push(item);
+                if group.items.len() >= GROUP_ITEMS_MAX {
+                    break;
+                }
+            }
+        }
+        let mut result = Ok(());
+        for item in group.items.drain(..) {
+            result = group.outcome.write(&mut wal, item, &mut stop);
+            if result.is_err() {
+                break;
+            }
+            if wal.buffered_bytes() > WAL_GROUP_BYTES_MAX {
+                result = group.outcome.finish(&mut wal, shared);
+                if result.is_err() {
+                    break;
+                }
+            }
+        }
+        let result = result.and_then(|()| group.outcome.finish(&mut wal, shared));
+        if let Err(error) = result {
+            // The file may hold anything now. Nothing written before this moment is reported as stored.
+            group.outcome.fail(&error);
+            fault.raise(error);
+            return;
+        }
+        if stop {
+            return;
+        }
+    }
+}
+
+/// Work items taken from the queue at once; their bytes are bounded by `WAL_GROUP_BYTES_MAX`.
+const GROUP_ITEMS_MAX: usize = 4096;
+
+#[derive(Default)]
+struct Group {
+    items: Vec<Work>,
+    outcome: GroupOutcome,
+}
+
+/// Who waits for the sync that is being prepared.
+#[derive(Default)]
+struct GroupOutcome {
+    /// Only the newest completion matters to openraft: it speaks for all before it.
+    appended: Option<IOFlushed<TypeConfig>>,
+    waiting: Vec<oneshot::Sender<()>>,
+    flushed: Option<u64>,
+    truncations: u64,
+    needs_sync: bool,
+}
+
+impl GroupOutcome {
+    fn write(&mut self, wal: &mut Wal, item: Work, stop: &mut bool) -> Result<(), Fault> {
+        match item {
+            Work::Append(entries, callback) => {
+                for entry in &entries {
+                    wal.append(entry)?;
+                    self.flushed = Some(entry.position.index);
+                }
+                self.appended = Some(callback);
+                self.needs_sync = true;
+            }
+            Work::Vote(vote, done) => {
+                wal.save_vote(vote);
+                self.waiting.push(done);
+                self.needs_sync = true;
+            }
+            Work::Incarnation(number, done) => {
+                wal.save_incarnation(number);
+                self.waiting.push(done);
+                self.needs_sync = true;
+            }
+            Work::Committed(position) => wal.save_committed(position),
+            Work::Truncate(last) => {
+                wal.truncate_after(last)?;
+                self.flushed = self.flushed.min(last.map(|position| position.index));
+                self.truncations += 1;
+                self.needs_sync = true;
+            }
+            Work::Purge(upto) => wal.purge(upto)?,
+            Work::Stop => *stop = true,
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, wal: &mut Wal, shared: &Shared) -> Result<(), Fault> {
+        wal.flush(self.needs_sync)?;
+        self.needs_sync = false;
+        if let Some(index) = self.flushed.take() {
+            let mut table = shared.table.lock();
+            if table.truncations == self.truncations {
+                table.flushed = table.flushed.max(Some(index));
+                table.trim();
+            }
+        }
+        if let Some(callback) = self.appended.take() {
+            callback.io_completed(Ok(()));
+        }
+        for done in self.waiting.drain(..) {
+            // The caller may have given up; the write stands.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &Fault) {
+        if let Some(callback) = self.appended.take() {
+            callback.io_completed(Err(io::Error::other(error.to_string())));
+        }
+        self.waiting.clear();
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStorage {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(from) => from + 1,
+            Bound::Unbounded => 0,
+        };
+        let to = match range.end_bound() {
+            Bound::Included(to) => to + 1,
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        let end = self
+            .shared
+            .table
+            .lock()
+            .last
+            .map_or(0, |last| last.index() + 1)
+            .min(to);
+        let mut entries = Vec::new();
+        let mut next = from;
+        while next < end {
+            let part = self.read(next, end, usize::MAX)?;
+            let Some(last) = part.last() else { break };
+            next = last.index() + 1;
+            entries.extend(part);
+        }
+        Ok(entries)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start, end, READ_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.shared.table.lock().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStorage {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let table = self.shared.table.lock();
+        Ok(LogState {
+            last_purged_log_id: table.purged,
+            last_log_id: table.last,
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self::LogReader {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (done, wait) = oneshot::channel();
+        self.shared.queue.push(Work::Vote(encode_vote(vote), done));
+        wait.await.map_err(|_| stopped())?;
+        self.shared.table.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        if let Some(committed) = committed {
+            self.shared.table.lock().committed = Some(committed);
+            self.shared.queue.push(Work::Committed(position(&committed)));
+        }
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.shared.table.lock().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut records = Vec::new();
+        {
+            let mut table = self.shared.table.lock();
+            for entry in entries {
+                records.push(WalEntry {
+                    position: position(&entry.log_id()),
+                    payload: payload_bytes(&entry),
+                });
+                table.push(entry);
+            }
+        }
+        self.shared.queue.push(Work::Append(records, callback));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.shared.table.lock().truncate_after(last_log_id);
+        self.shared
+            .queue
+            .push(Work::Truncate(last_log_id.as_ref().map(position)));
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.shared.table.lock().purge(log_id);
+        self.shared.queue.push(Work::Purge(position(&log_id)));
+        Ok(())
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the log thread has stopped")
+}
+
+fn unreadable(error: &io::Error) -> Fault {
+    Fault::damaged(std::path::Path::new("wal"), 0, error.to_string())
+}

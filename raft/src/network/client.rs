@@ -1,0 +1,367 @@
+//! openraft's network towards one peer. Appends are pipelined over one connection; replies come in the same order.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use kelson_proto::peer;
+use kelson_storage::snapshot::ImageWriter;
+use openraft::OptionalSend;
+use openraft::alias::SnapshotOf;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::entry::RaftEntry;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use super::frame::{Kind, Purpose};
+use super::link::{Identity, Link};
+use crate::codec::{invalid, log_id_message, log_id_of, payload_bytes, vote_message, vote_of};
+use crate::images::Images;
+use crate::state_machine::SnapshotData;
+use crate::type_config::{PeerNode, TypeConfig, Vote};
+
+/// Append requests on the way to one peer, at most.
+const APPENDS_IN_FLIGHT_MAX: usize = 32;
+
+/// Makes openraft's connections.
+#[derive(Clone)]
+pub(crate) struct Network {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) images: Images,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = PeerClient;
+
+    async fn new_client(&mut self, target: u64, node: &PeerNode) -> PeerClient {
+        self.client(target, node, Purpose::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &PeerNode) -> PeerClient {
+        self.client(target, node, Purpose::Heartbeat)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &PeerNode) -> PeerClient {
+        self.client(target, node, Purpose::Snapshot)
+    }
+}
+
+impl Network {
+    fn client(&self, target: u64, node: &PeerNode, purpose: Purpose) -> PeerClient {
+        PeerClient {
+            network: self.clone(),
+            target,
+            urls: node.urls.clone(),
+            purpose,
+            link: None,
+        }
+    }
+}
+
+/// One peer, for one purpose. Connects when needed, reconnects after any error.
+pub(crate) struct PeerClient {
+    network: Network,
+    target: u64,
+    urls: Vec<String>,
+    purpose: Purpose,
+    link: Option<Link>,
+}
+
+type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+
+impl PeerClient {
+    async fn take_link(&mut self) -> RpcResult<Link> {
+        if let Some(link) = self.link.take() {
+            return Ok(link);
+        }
+        Link::connect(&self.network.identity, self.target, &self.urls, self.purpose)
+            .await
+            .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+    }
+
+    /// One request and its reply. The connection is kept only when both went well.
+    async fn call<M: prost::Message + Default>(
+        &mut self,
+        kind: Kind,
+        message: &impl prost::Message,
+        reply: Kind,
+    ) -> RpcResult<M> {
+        let mut link = self.take_link().await?;
+        let timeout = self.network.identity.reply_timeout;
+        let answer = link
+            .call(kind, message, reply, timeout)
+            .await
+            .map_err(network_error)?;
+        self.link = Some(link);
+        Ok(answer)
+    }
+
+    async fn ask_for_vote(
+        &mut self,
+        kind: Kind,
+        request: VoteRequest<TypeConfig>,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        let message = peer::VoteRequest {
+            vote: Some(vote_message(&request.vote)),
+            last: request.last_log_id.as_ref().map(log_id_message),
+            leadership_transfer: request.leadership_transfer,
+        };
+        let reply: peer::VoteReply = self.call(kind, &message, Kind::VoteReply).await?;
+        let vote = vote_of(reply.vote.as_ref()).map_err(network_error)?;
+        Ok(VoteResponse::new(
+            vote,
+            reply.last.as_ref().map(log_id_of),
+            reply.granted,
+        ))
+    }
+}
+
+fn network_error(error: io::Error) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+/// An append request on the wire.
+fn append_message(request: &AppendEntriesRequest<TypeConfig>) -> peer::AppendRequest {
+    peer::AppendRequest {
+        vote: Some(vote_message(&request.vote)),
+        previous: request.prev_log_id.as_ref().map(log_id_message),
+        entries: request
+            .entries
+            .iter()
+            .map(|entry| peer::Entry {
+                id: Some(log_id_message(&entry.log_id())),
+                payload: payload_bytes(entry),
+            })
+            .collect(),
+        commit: request.leader_commit.as_ref().map(log_id_message),
+    }
+}
+
+fn append_result(reply: peer::AppendReply) -> io::Result<StreamAppendResult<TypeConfig>> {
+    use peer::append_reply::Outcome;
+    match reply.outcome {
+        Some(Outcome::Accepted(accepted)) => Ok(Ok(accepted.matching.as_ref().map(log_id_of))),
+        Some(Outcome::Conflict(id)) => Ok(Err(StreamAppendError::Conflict(log_id_of(&id)))),
+        Some(Outcome::HigherVote(vote)) => Ok(Err(StreamAppendError::HigherVote(vote_of(Some(&vote))?))),
+        None => Err(invalid("append reply without an outcome".to_owned())),
+    }
+}
+
+/// A pipeline of appends over one connection, as the state of a stream.
+struct Pipeline<'s, S> {
+    client: &'s mut PeerClient,
+    link: Link,
+    input: Option<S>,
+    in_flight: usize,
+}
+
+impl<S> Pipeline<'_, S>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    /// Sends what comes in and returns the next reply; none when everything sent has been answered.
+    async fn next(&mut self) -> io::Result<Option<StreamAppendResult<TypeConfig>>> {
+        let timeout = self.client.network.identity.reply_timeout;
+        loop {
+            if self.in_flight == 0 && self.input.is_none() {
+                return Ok(None);
+            }
+            let may_send = self.in_flight < APPENDS_IN_FLIGHT_MAX;
+            let waiting = self.in_flight > 0;
+            tokio::select! {
+                biased;
+                frame = tokio::time::timeout(timeout, self.link.reader.require()), if waiting => {
+                    let frame = frame.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no reply in time"))??;
+                    self.in_flight -= 1;
+                    return append_result(frame.expect(Kind::AppendReply)?).map(Some);
+                }
+                request = next_of(&mut self.input), if may_send && self.input.is_some() => {
+                    match request {
+                        Some(request) => {
+                            self.link.writer.put(Kind::Append, &append_message(&request));
+                            self.link.writer.flush().await?;
+                            self.in_flight += 1;
+                        }
+                        None => self.input = None,
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn next_of<S: Stream + Unpin>(input: &mut Option<S>) -> Option<S::Item> {
+    match input {
+        Some(stream) => stream.next().await,
+        None => None,
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for PeerClient {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        let reply = self
+            .call(Kind::Append, &append_message(&request), Kind::AppendReply)
+            .await?;
+        append_result(reply)
+            .map(AppendEntriesResponse::from)
+            .map_err(network_error)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, RpcResult<BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let link = self.take_link().await?;
+            let pipeline = Pipeline {
+                client: self,
+                link,
+                input: Some(input),
+                in_flight: 0,
+            };
+            let replies = futures::stream::unfold(Some(pipeline), |pipeline| async move {
+                let mut pipeline = pipeline?;
+                match pipeline.next().await {
+                    Ok(Some(Ok(matching))) => Some((Ok(Ok(matching)), Some(pipeline))),
+                    // What follows a refusal in the pipeline is refused too: drop the connection with it.
+                    Ok(Some(Err(refused))) => Some((Ok(Err(refused)), None)),
+                    Ok(None) => {
+                        pipeline.client.link = Some(pipeline.link);
+                        None
+                    }
+                    Err(error) => Some((Err(network_error(error)), None)),
+                }
+            });
+            Ok(Box::pin(replies) as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        self.ask_for_vote(Kind::Vote, request).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        self.ask_for_vote(Kind::PreVote, request).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        _snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_image(&vote) => {
+                let vote = sent.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+                Ok(SnapshotResponse::new(vote))
+            }
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
+        let message = peer::TransferRequest {
+            from: Some(vote_message(request.from_leader())),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(log_id_message),
+        };
+        let reply: peer::TransferReply = self.call(Kind::Transfer, &message, Kind::TransferReply).await?;
+        if reply.accepted {
+            return Ok(Ok(()));
+        }
+        let refusal = match (&reply.expected_vote, &reply.actual_vote) {
+            (Some(expected), Some(actual)) => TransferLeaderError::VoteChanged {
+                expected: vote_of(Some(expected)).map_err(network_error)?,
+                actual: vote_of(Some(actual)).map_err(network_error)?,
+            },
+            _ => TransferLeaderError::LogNotFlushed {
+                expected: reply.expected_last.as_ref().map(log_id_of),
+                actual: reply.actual_last.as_ref().map(log_id_of),
+            },
+        };
+        Ok(Err(refusal))
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        None
+    }
+}
+
+impl PeerClient {
+    /// Streams the image of the present durable checkpoint, which is at or after the one openraft named.
+    async fn send_image(&mut self, vote: &Vote) -> io::Result<Vote> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => Link::connect(&self.network.identity, self.target, &self.urls, self.purpose).await?,
+        };
+        let mut image = self.network.images.open().await?;
+        link.writer
+            .put(Kind::SnapshotBegin, &begin_message(vote, &image)?);
+        loop {
+            let (returned, frame) = Images::next_frame(image).await?;
+            image = returned;
+            let Some(frame) = frame else { break };
+            link.writer.put_bytes(Kind::SnapshotData, &frame);
+            link.writer.flush().await?;
+        }
+        link.writer
+            .put(Kind::SnapshotEnd, &peer::SnapshotReply::default());
+        link.writer.flush().await?;
+        // The receiver rebuilds its whole index before it answers: no timeout but the transfer's own cancellation.
+        let reply: peer::SnapshotReply = link.reader.require().await?.expect(Kind::SnapshotReply)?;
+        if !reply.error.is_empty() {
+            return Err(invalid(format!(
+                "member {:x} did not install the snapshot: {}",
+                self.target, reply.error
+            )));
+        }
+        self.link = Some(link);
+        vote_of(reply.vote.as_ref())
+    }
+}
+
+fn begin_message(vote: &Vote, image: &ImageWriter) -> io::Result<peer::SnapshotBegin> {
+    let meta = image.meta();
+    let (at, membership) = meta
+        .membership
+        .clone()
+        .ok_or_else(|| invalid("the checkpoint holds no membership".to_owned()))?;
+    let id = |at: kelson_storage::revision::LogPosition| peer::LogId {
+        term: at.term,
+        index: at.index,
+    };
+    Ok(peer::SnapshotBegin {
+        vote: Some(vote_message(vote)),
+        last: meta.applied.map(id),
+        membership_at: at.map(id),
+        membership,
+    })
+}

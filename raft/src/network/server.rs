@@ -1,0 +1,423 @@
+//! What peers ask of this member: one task per connection. Nothing reaches openraft before the hello has been checked.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
+use kelson_proto::peer;
+use kelson_storage::disk::Disk;
+use kelson_storage::snapshot::ImageReader;
+use openraft::errors::{Fatal, RaftError};
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::frame::{Frame, FrameReader, FrameWriter, Kind, PROTOCOL_VERSION, Purpose};
+use super::link::Identity;
+use super::transport::{Listener, Reader, Writer};
+use crate::codec::{decode_membership, entry_of, invalid, log_id_message, log_id_of, vote_message, vote_of};
+use crate::executor::Tasks;
+use crate::images::blocking;
+use crate::node::{LeaderServiceSlot, Raft};
+use crate::propose::Sequencer;
+use crate::read_index::LeaderReads;
+use crate::state_machine::SnapshotData;
+use crate::type_config::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Appends handed to openraft and not yet answered; more than a client keeps in flight, so that this side never
+/// blocks on its own queue.
+const APPEND_QUEUE: usize = 64;
+
+/// Everything a connection may need.
+pub(crate) struct PeerService {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) raft: Raft,
+    pub(crate) sequencer: Arc<Sequencer>,
+    pub(crate) reads: Arc<LeaderReads>,
+    pub(crate) leader_service: LeaderServiceSlot,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// Where received images are put together.
+    pub(crate) snapshot_directory: PathBuf,
+    /// When a leader was last heard: our own clock, because openraft keeps a leader it cannot hear.
+    pub(crate) heard: Arc<Mutex<Option<Instant>>>,
+    /// Tells received images apart.
+    pub(crate) images_received: AtomicU64,
+}
+
+impl PeerService {
+    /// Accepts connections for as long as the node lives.
+    pub(crate) async fn listen(self: Arc<Self>, mut listener: Box<dyn Listener>, tasks: Tasks) {
+        loop {
+            match listener.accept().await {
+                Ok((reader, writer)) => {
+                    let service = self.clone();
+                    tasks.spawn(async move {
+                        if let Err(error) = service.serve(reader, writer).await {
+                            tracing::debug!(%error, "peer connection ended");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a peer connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, reader: Reader, writer: Writer) -> io::Result<()> {
+        let mut reader = FrameReader::new(reader);
+        let mut writer = FrameWriter::new(writer);
+        let hello = tokio::time::timeout(self.identity.connect_timeout, reader.require())
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no hello in time"))??;
+        let hello: peer::Hello = hello.expect(Kind::Hello)?;
+        let refusal = self.refusal(&hello);
+        let answer = peer::Hello {
+            cluster_id: self.identity.cluster_id,
+            from: self.identity.id,
+            to: hello.from,
+            version: PROTOCOL_VERSION,
+            purpose: hello.purpose,
+            refusal: refusal.clone().unwrap_or_default(),
+        };
+        writer.put(Kind::Hello, &answer);
+        writer.flush().await?;
+        if let Some(refusal) = refusal {
+            tracing::warn!(from = format!("{:x}", hello.from), refusal, "refused a peer");
+            return Ok(());
+        }
+        match Purpose::of(hello.purpose) {
+            Some(Purpose::Append | Purpose::Heartbeat) => self.serve_raft(reader, writer).await,
+            Some(Purpose::Snapshot) => self.serve_snapshots(reader, writer).await,
+            Some(Purpose::Forward) => self.serve_forward(reader, writer).await,
+            None => Err(invalid(format!(
+                "connection for unknown purpose {}",
+                hello.purpose
+            ))),
+        }
+    }
+
+    fn refusal(&self, hello: &peer::Hello) -> Option<String> {
+        if hello.cluster_id != self.identity.cluster_id {
+            Some("cluster ID mismatch".to_owned())
+        } else if hello.to != self.identity.id {
+            Some("member ID mismatch".to_owned())
+        } else if hello.version != PROTOCOL_VERSION {
+            Some(format!(
+                "protocol version {} is not {PROTOCOL_VERSION}",
+                hello.version
+            ))
+        } else {
+            None
+        }
+    }
+
+    /// Appends go through openraft's pipeline; the rest is answered one by one.
+    async fn serve_raft(&self, mut reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
+        let (requests, replies) = self.append_pipeline();
+        let mut replies = std::pin::pin!(replies);
+        loop {
+            tokio::select! {
+                biased;
+                reply = replies.next() => {
+                    let Some(reply) = reply else { return Ok(()) };
+                    let result = reply.map_err(|fatal| io::Error::other(fatal.to_string()))?;
+                    if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+                        *self.heard.lock() = Some(Instant::now());
+                    }
+                    writer.put(Kind::AppendReply, &append_reply(&result));
+                    writer.flush().await?;
+                }
+                frame = reader.next() => {
+                    let Some(frame) = frame? else { return Ok(()) };
+                    match frame.kind {
+                        Kind::Append => {
+                            if requests.send(append_request(frame)?).await.is_err() {
+                                return Ok(());
+                            }
+                        }
+                        _ => self.answer_vote(frame, &mut writer).await?,
+                    }
+                }
+            }
+        }
+    }
+
+    #[expect(
+        clippy::type_complexity,
+        reason = "a stream type cannot be named; two halves of one pipe"
+    )]
+    fn append_pipeline(
+        &self,
+    ) -> (
+        mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+        impl Stream<Item = Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>>,
+    ) {
+        let (requests, mut queue) = mpsc::channel(APPEND_QUEUE);
+        let input = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+        (requests, self.raft.stream_append(input))
+    }
+
+    async fn answer_vote(&self, frame: Frame, writer: &mut FrameWriter) -> io::Result<()> {
+        match frame.kind {
+            Kind::Vote => {
+                let reply = self.raft.vote(vote_request(frame)?).await;
+                writer.put(Kind::VoteReply, &vote_reply(&fatal_only(reply)?));
+            }
+            Kind::PreVote => {
+                let reply = self.raft.pre_vote(vote_request(frame)?).await;
+                writer.put(Kind::VoteReply, &vote_reply(&fatal_only(reply)?));
+            }
+            Kind::Transfer => {
+                let message: peer::TransferRequest = frame.message()?;
+                let request = TransferLeaderRequest::new(
+                    vote_of(message.from.as_ref())?,
+                    message.to,
+                    message.last.as_ref().map(log_id_of),
+                );
+                let reply = self.raft.handle_transfer_leader(request).await;
+                writer.put(
+                    Kind::TransferReply,
+                    &transfer_reply(reply.map_err(|f| io::Error::other(f.to_string()))?),
+                );
+            }
+            kind => return Err(invalid(format!("{kind:?} frame on a replication connection"))),
+        }
+        writer.flush().await
+    }
+
+    async fn serve_snapshots(&self, mut reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
+        while let Some(frame) = reader.next().await? {
+            let begin: peer::SnapshotBegin = frame.expect(Kind::SnapshotBegin)?;
+            let reply = match self.receive_image(&begin, &mut reader).await {
+                Ok(vote) => peer::SnapshotReply {
+                    vote: Some(vote),
+                    error: String::new(),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "snapshot from the leader was not installed");
+                    peer::SnapshotReply {
+                        vote: None,
+                        error: error.to_string(),
+                    }
+                }
+            };
+            let failed = !reply.error.is_empty();
+            writer.put(Kind::SnapshotReply, &reply);
+            writer.flush().await?;
+            if failed {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive_image(
+        &self,
+        begin: &peer::SnapshotBegin,
+        reader: &mut FrameReader,
+    ) -> io::Result<peer::Vote> {
+        let vote = vote_of(begin.vote.as_ref())?;
+        let membership = decode_membership(begin.membership.clone())?;
+        let meta = SnapshotMeta {
+            last_log_id: begin.last.as_ref().map(log_id_of),
+            last_membership: StoredMembership::new(begin.membership_at.as_ref().map(log_id_of), membership),
+        };
+        let number = self.images_received.fetch_add(1, Ordering::Relaxed);
+        let path = self.snapshot_directory.join(format!("receiving-{number}.tmp"));
+        let disk = self.disk.clone();
+        let target = path.clone();
+        let mut image = blocking(move || ImageReader::create(disk, &target)).await?;
+        loop {
+            let frame = reader.require().await?;
+            match frame.kind {
+                Kind::SnapshotData => {
+                    image = blocking(move || {
+                        image.feed(frame.body)?;
+                        Ok(image)
+                    })
+                    .await?;
+                }
+                Kind::SnapshotEnd => break,
+                kind => return Err(invalid(format!("{kind:?} frame inside a snapshot"))),
+            }
+        }
+        blocking(move || image.finish()).await?;
+        let snapshot = Snapshot {
+            meta,
+            snapshot: SnapshotData::Received(path),
+        };
+        let reply = self
+            .raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(|fatal| io::Error::other(fatal.to_string()))?;
+        Ok(vote_message(&reply.vote))
+    }
+
+    /// Commands need no reply: their origin hears from its own apply. Barriers and questions are answered as they
+    /// are decided.
+    async fn serve_forward(&self, mut reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
+        let mut barriers = FuturesUnordered::new();
+        let mut questions = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(reply) = barriers.next() => {
+                    writer.put(Kind::ReadIndexReply, &reply);
+                    writer.flush().await?;
+                }
+                Some(reply) = questions.next() => {
+                    writer.put(Kind::LeaderReply, &reply);
+                    writer.flush().await?;
+                }
+                frame = reader.next() => {
+                    let Some(frame) = frame? else { return Ok(()) };
+                    match frame.kind {
+                        Kind::Forward => {
+                            let message: peer::Forward = frame.message()?;
+                            self.sequencer.push(message.proposals);
+                        }
+                        Kind::ReadIndex => {
+                            let message: peer::ReadIndexRequest = frame.message()?;
+                            barriers.push(barrier_reply(message.token, self.reads.confirm()));
+                        }
+                        Kind::LeaderRequest => {
+                            let message: peer::LeaderRequest = frame.message()?;
+                            questions.push(question_reply(self.raft.is_leader(), self.leader_service.clone(), message));
+                        }
+                        kind => return Err(invalid(format!("{kind:?} frame on a forwarding connection"))),
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn barrier_reply(
+    token: u64,
+    confirmed: impl Future<Output = Option<Option<LogId>>>,
+) -> peer::ReadIndexReply {
+    match confirmed.await {
+        Some(index) => peer::ReadIndexReply {
+            token,
+            confirmed: true,
+            index: index.as_ref().map(log_id_message),
+        },
+        None => peer::ReadIndexReply {
+            token,
+            confirmed: false,
+            index: None,
+        },
+    }
+}
+
+async fn question_reply(
+    is_leader: bool,
+    service: LeaderServiceSlot,
+    message: peer::LeaderRequest,
+) -> peer::LeaderReply {
+    let token = message.token;
+    let service = service.lock().clone();
+    let (true, Some(service)) = (is_leader, service) else {
+        return peer::LeaderReply {
+            token,
+            not_leader: true,
+            ..peer::LeaderReply::default()
+        };
+    };
+    match service.answer(message.body).await {
+        Ok(body) => peer::LeaderReply {
+            token,
+            body,
+            ..peer::LeaderReply::default()
+        },
+        Err(refusal) => peer::LeaderReply {
+            token,
+            refusal,
+            ..peer::LeaderReply::default()
+        },
+    }
+}
+
+fn append_request(frame: Frame) -> io::Result<AppendEntriesRequest<TypeConfig>> {
+    let message: peer::AppendRequest = frame.message()?;
+    let mut entries = Vec::with_capacity(message.entries.len());
+    for entry in message.entries {
+        let id = entry
+            .id
+            .as_ref()
+            .ok_or_else(|| invalid("an entry without an id".to_owned()))?;
+        entries.push(entry_of(log_id_of(id), entry.payload)?);
+    }
+    Ok(AppendEntriesRequest {
+        vote: vote_of(message.vote.as_ref())?,
+        prev_log_id: message.previous.as_ref().map(log_id_of),
+        entries,
+        leader_commit: message.commit.as_ref().map(log_id_of),
+    })
+}
+
+fn append_reply(result: &StreamAppendResult<TypeConfig>) -> peer::AppendReply {
+    use peer::append_reply::Outcome;
+    let outcome = match result {
+        Ok(matching) => Outcome::Accepted(peer::Accepted {
+            matching: matching.as_ref().map(log_id_message),
+        }),
+        Err(StreamAppendError::Conflict(id)) => Outcome::Conflict(log_id_message(id)),
+        Err(StreamAppendError::HigherVote(vote)) => Outcome::HigherVote(vote_message(vote)),
+    };
+    peer::AppendReply {
+        outcome: Some(outcome),
+    }
+}
+
+fn vote_request(frame: Frame) -> io::Result<VoteRequest<TypeConfig>> {
+    let message: peer::VoteRequest = frame.message()?;
+    let mut request = VoteRequest::new(
+        vote_of(message.vote.as_ref())?,
+        message.last.as_ref().map(log_id_of),
+    );
+    request.leadership_transfer = message.leadership_transfer;
+    Ok(request)
+}
+
+fn vote_reply(reply: &VoteResponse<TypeConfig>) -> peer::VoteReply {
+    peer::VoteReply {
+        vote: Some(vote_message(&reply.vote)),
+        last: reply.last_log_id.as_ref().map(log_id_message),
+        granted: reply.vote_granted,
+    }
+}
+
+fn transfer_reply(reply: Result<(), TransferLeaderError<TypeConfig>>) -> peer::TransferReply {
+    match reply {
+        Ok(()) => peer::TransferReply {
+            accepted: true,
+            ..peer::TransferReply::default()
+        },
+        Err(TransferLeaderError::VoteChanged { expected, actual }) => peer::TransferReply {
+            expected_vote: Some(vote_message(&expected)),
+            actual_vote: Some(vote_message(&actual)),
+            ..peer::TransferReply::default()
+        },
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => peer::TransferReply {
+            expected_last: expected.as_ref().map(log_id_message),
+            actual_last: actual.as_ref().map(log_id_message),
+            ..peer::TransferReply::default()
+        },
+    }
+}
+
+fn fatal_only<T>(reply: Result<T, RaftError<TypeConfig>>) -> io::Result<T> {
+    reply.map_err(|error| io::Error::other(error.to_string()))
+}

@@ -1,0 +1,253 @@
+//! Linearizable reads by ReadIndex (Raft thesis 6.4).
+//!
+//! On the leader, [`LeaderReads`] confirms leadership with a quorum round that starts after the reads it speaks for
+//! arrived; reads that arrive during a round share the next. On every member, [`ReadQueue`] does the same for its own
+//! clients, so that a member has one barrier on the way to the leader at a time. No clock is trusted anywhere.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::node::{Raft, ReadIndexError};
+use crate::type_config::LogId;
+
+/// How long a round may take before its reads are told "not confirmed". Source: etcd's `readIndexRetryTime`.
+pub(crate) const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
+
+type Confirmed = oneshot::Sender<Option<LogId>>;
+
+/// The leader's side.
+pub(crate) struct LeaderReads {
+    waiting: Mutex<Vec<Confirmed>>,
+    arrived: Notify,
+}
+
+impl LeaderReads {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: Mutex::new(Vec::new()),
+            arrived: Notify::new(),
+        }
+    }
+
+    /// Resolves with the index that a read arriving now must wait for; none if leadership was not confirmed.
+    pub(crate) fn confirm(&self) -> impl Future<Output = Option<Option<LogId>>> + Send + use<> {
+        let (confirmed, wait) = oneshot::channel();
+        self.waiting.lock().push(confirmed);
+        self.arrived.notify_one();
+        async move { wait.await.ok() }
+    }
+
+    /// Runs the rounds, one at a time, for as long as the node lives.
+    pub(crate) async fn run(&self, raft: &Raft) {
+        loop {
+            self.arrived.notified().await;
+            // Let all reads that are ready to arrive do so before the round starts.
+            tokio::task::yield_now().await;
+            let round = std::mem::take(&mut *self.waiting.lock());
+            if round.is_empty() {
+                continue;
+            }
+            let index =
+                tokio::time::timeout(ROUND_TIMEOUT, raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
+            // Dropping the senders tells the others that nothing was confirmed.
+            if let Ok(Ok(linearizer)) = index {
+                let index = *linearizer.read_log_id().log_id();
+                for confirmed in round {
+                    let _ = confirmed.send(Some(index));
+                }
+            }
+        }
+    }
+}
+
+/// A client's read that waits for its barrier.
+pub(crate) struct Waiter {
+    since: Instant,
+    done: oneshot::Sender<Result<(), ReadIndexError>>,
+}
+
+/// A member's own reads: waiting for the next round, in the present round, or for apply.
+///
+/// Pure bookkeeping; whoever talks to the leader drives it.
+#[derive(Default)]
+pub(crate) struct ReadQueue {
+    next: Vec<Waiter>,
+    round: Vec<Waiter>,
+    token: u64,
+    round_since: Option<Instant>,
+    applying: BTreeMap<u64, Vec<Waiter>>,
+}
+
+impl ReadQueue {
+    /// Adds a read.
+    pub(crate) fn push(&mut self, now: Instant) -> oneshot::Receiver<Result<(), ReadIndexError>> {
+        let (done, wait) = oneshot::channel();
+        self.next.push(Waiter { since: now, done });
+        wait
+    }
+
+    /// Starts a round if reads wait and none is under way. Returns its token.
+    pub(crate) fn start_round(&mut self, now: Instant) -> Option<u64> {
+        if self.next.is_empty() || self.round_since.is_some() {
+            return None;
+        }
+        self.round = std::mem::take(&mut self.next);
+        self.token += 1;
+        self.round_since = Some(now);
+        Some(self.token)
+    }
+
+    /// The answer of round `token`; none: not confirmed. `applied` is where apply stands.
+    pub(crate) fn finish_round(&mut self, token: u64, index: Option<Option<LogId>>, applied: Option<u64>) {
+        if token != self.token || self.round_since.is_none() {
+            return;
+        }
+        self.round_since = None;
+        let round = std::mem::take(&mut self.round);
+        match index {
+            Some(index) => {
+                let index = index.map(|id| id.index());
+                if index <= applied {
+                    finish(round, &Ok(()));
+                } else if let Some(index) = index {
+                    self.applying.entry(index).or_default().extend(round);
+                }
+            }
+            None => self.requeue(round),
+        }
+    }
+
+    /// Gives up on the present round: the leader changed, or the way to it broke, or it took too long. Its reads join
+    /// the next one, under a new token.
+    pub(crate) fn abandon_round(&mut self) {
+        self.round_since = None;
+        let round = std::mem::take(&mut self.round);
+        self.requeue(round);
+    }
+
+    fn requeue(&mut self, mut round: Vec<Waiter>) {
+        round.append(&mut self.next);
+        self.next = round;
+    }
+
+    /// Whether the present round has been under way for too long.
+    pub(crate) fn round_is_late(&self, now: Instant) -> bool {
+        self.round_since
+            .is_some_and(|since| now.duration_since(since) >= ROUND_TIMEOUT)
+    }
+
+    /// Whether some read only waits for apply.
+    pub(crate) fn waits_for_apply(&self) -> bool {
+        !self.applying.is_empty()
+    }
+
+    /// Apply has reached `applied`.
+    pub(crate) fn applied(&mut self, applied: Option<u64>) {
+        while let Some(entry) = self.applying.first_entry() {
+            if Some(*entry.key()) > applied {
+                return;
+            }
+            finish(entry.remove(), &Ok(()));
+        }
+    }
+
+    /// Ends reads older than `timeout` with `error`.
+    pub(crate) fn expire(&mut self, now: Instant, timeout: Duration, error: &ReadIndexError) {
+        let expired = |waiter: &mut Waiter| now.duration_since(waiter.since) >= timeout;
+        for list in [&mut self.next, &mut self.round]
+            .into_iter()
+            .chain(self.applying.values_mut())
+        {
+            finish(list.extract_if(.., expired).collect(), &Err(error.clone()));
+        }
+        self.applying.retain(|_, list| !list.is_empty());
+    }
+
+    /// Ends all reads: the node is stopping.
+    pub(crate) fn fail_all(&mut self, error: &ReadIndexError) {
+        let applying = std::mem::take(&mut self.applying);
+        self.round_since = None;
+        for list in [std::mem::take(&mut self.next), std::mem::take(&mut self.round)]
+            .into_iter()
+            .chain(applying.into_values())
+        {
+            finish(list, &Err(error.clone()));
+        }
+    }
+}
+
+fn finish(waiters: Vec<Waiter>, result: &Result<(), ReadIndexError>) {
+    for waiter in waiters {
+        // The client may have gone.
+        let _ = waiter.done.send(result.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(index: u64) -> Option<Option<LogId>> {
+        Some(Some(LogId::new_term_index(1, index)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_arrives_during_a_round_is_not_served_by_it() {
+        let now = Instant::now();
+        let mut queue = ReadQueue::default();
+        let mut early = queue.push(now);
+        let token = queue.start_round(now).unwrap();
+        let mut late = queue.push(now);
+        assert_eq!(queue.start_round(now), None, "one round at a time");
+        queue.finish_round(token, at(5), Some(5));
+        assert_eq!(early.try_recv().unwrap(), Ok(()));
+        assert!(late.try_recv().is_err());
+        let token = queue.start_round(now).unwrap();
+        queue.finish_round(token, at(7), Some(5));
+        assert!(late.try_recv().is_err(), "apply has not reached 7");
+        queue.applied(Some(6));
+        assert!(late.try_recv().is_err());
+        queue.applied(Some(7));
+        assert_eq!(late.try_recv().unwrap(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_an_abandoned_round_is_ignored() {
+        let now = Instant::now();
+        let mut queue = ReadQueue::default();
+        let mut read = queue.push(now);
+        let old = queue.start_round(now).unwrap();
+        queue.abandon_round();
+        let new = queue.start_round(now).unwrap();
+        queue.finish_round(old, at(1), Some(9));
+        assert!(read.try_recv().is_err(), "the old token confirms nothing");
+        queue.finish_round(new, at(1), Some(9));
+        assert_eq!(read.try_recv().unwrap(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_end_at_their_deadline_wherever_they_wait() {
+        let now = Instant::now();
+        let mut queue = ReadQueue::default();
+        let mut reads = vec![queue.push(now)];
+        let token = queue.start_round(now).unwrap();
+        queue.finish_round(token, at(9), None);
+        reads.push(queue.push(now));
+        queue.start_round(now);
+        reads.push(queue.push(now));
+        queue.expire(
+            now + Duration::from_secs(7),
+            Duration::from_secs(7),
+            &ReadIndexError::Timeout,
+        );
+        for read in &mut reads {
+            assert_eq!(read.try_recv().unwrap(), Err(ReadIndexError::Timeout));
+        }
+        assert!(!queue.waits_for_apply());
+    }
+}

@@ -1,0 +1,375 @@
+//! From a data directory to a running node.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use kelson_storage::disk::Disk;
+use kelson_storage::error::Fault;
+use kelson_storage::limits::{EVENT_RING_BYTES_DEFAULT, OVERLAY_BYTES_DEFAULT, WAL_SEGMENT_BYTES};
+use kelson_storage::real_disk::RealDisk;
+use kelson_storage::snapshot::{self, ImageWriter};
+use kelson_storage::store::{Store, StoreOptions};
+use kelson_storage::tables::Tables;
+use kelson_storage::wal::{Recovered, Wal, WalOptions};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+
+use crate::checkpoint::purge_log;
+use crate::executor::Tasks;
+use crate::fault::FaultSignal;
+use crate::images::Images;
+use crate::leadership::{Leadership, LeadershipHistory, watch_leadership};
+use crate::log_storage::LogStorage;
+use crate::network::client::Network;
+use crate::network::link::Identity;
+use crate::network::server::PeerService;
+use crate::network::transport::{Listener, TcpTransport, Transport};
+use crate::node::{Inner, NodeConfig, Raft, Threads};
+use crate::outbox::Outbox;
+use crate::propose::Sequencer;
+use crate::read_index::LeaderReads;
+use crate::state_machine::{Feeds, StateMachine, StateMachineParts};
+use crate::storage_thread::StorageThread;
+use crate::to_leader::{ToLeader, ToLeaderParts, Watched};
+use crate::type_config::PeerNode;
+
+/// Bound on dialling a peer, beyond the election timeout. Source: etcd's peer dial timeout.
+const DIAL_EXTRA: Duration = Duration::from_secs(1);
+
+/// What was found in, or made in, the data directory.
+struct Opened {
+    disk: Arc<dyn Disk>,
+    wal: Wal,
+    recovered: Recovered,
+    store: Store,
+    is_new: bool,
+}
+
+pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
+    let transport: Arc<dyn Transport> = Arc::new(TcpTransport);
+    // Ports first: a port in use must not leave half a data directory behind.
+    let listeners = listen(&config, transport.as_ref()).await?;
+    let opened = {
+        let settings = config.clone();
+        tokio::task::spawn_blocking(move || open(&settings))
+            .await
+            .map_err(|error| unusable(&config.data_dir, format!("opening was interrupted: {error}")))??
+    };
+    let Opened {
+        disk,
+        wal,
+        recovered,
+        store,
+        is_new,
+    } = opened;
+
+    let fault = FaultSignal::default();
+    let tasks = Tasks::new();
+    let (log, log_thread) = LogStorage::start(wal, &recovered, fault.clone())?;
+    let incarnation = recovered.incarnation + 1;
+    log.save_incarnation(incarnation)
+        .await
+        .map_err(|source| Fault::io("write", &config.log_directory(), source))?;
+
+    let reader = store.reader();
+    let (storage, storage_thread) =
+        StorageThread::start(store.checkpointer(), store.applied(), fault.clone())?;
+    let outbox = Arc::new(Mutex::new(Outbox::new(config.id, incarnation)));
+    let (applied_sender, applied) = watch::channel((store.applied(), reader.revision()));
+    let (lease_sender, lease_changes) = mpsc::unbounded_channel();
+    let state_machine = StateMachine::new(StateMachineParts {
+        store,
+        feeds: Feeds {
+            outbox: outbox.clone(),
+            applied: applied_sender,
+            leases: lease_sender,
+        },
+        storage: storage.clone(),
+        disk: disk.clone(),
+        database: config.database(),
+        fault: fault.clone(),
+    })?;
+
+    let identity = Arc::new(Identity {
+        cluster_id: config.cluster_id,
+        id: config.id,
+        transport,
+        connect_timeout: config.election_timeout + DIAL_EXTRA,
+        reply_timeout: 3 * config.election_timeout,
+    });
+    let image_reader = reader.clone();
+    let images = Images::new(
+        storage.clone(),
+        Arc::new(move || ImageWriter::new(&image_reader.tables())),
+    );
+    let network = Network {
+        identity: identity.clone(),
+        images,
+    };
+    let raft = Raft::new(
+        config.id,
+        Arc::new(raft_config(&config)?),
+        network,
+        log,
+        state_machine,
+    )
+    .await
+    .map_err(|error| unusable(&config.data_dir, format!("consensus did not start: {error}")))?;
+    if is_new {
+        initialize(&raft, &config).await?;
+    }
+
+    let sequencer = Arc::new(Sequencer::new());
+    let leader_reads = Arc::new(LeaderReads::new());
+    let leader_service = Arc::new(Mutex::new(None));
+    let heard = Arc::new(Mutex::new(None));
+    let history = Arc::new(Mutex::new(LeadershipHistory::default()));
+    let (leadership_sender, leadership) = watch::channel(Leadership::default());
+    let to_leader = Arc::new(ToLeader::new(ToLeaderParts {
+        outbox: outbox.clone(),
+        identity: identity.clone(),
+        sequencer: sequencer.clone(),
+        leader_reads: leader_reads.clone(),
+        leader_service: leader_service.clone(),
+        request_timeout: config.request_timeout(),
+        election_timeout: config.election_timeout,
+    }));
+    let service = Arc::new(PeerService {
+        identity,
+        raft: raft.clone(),
+        sequencer: sequencer.clone(),
+        reads: leader_reads.clone(),
+        leader_service: leader_service.clone(),
+        disk,
+        snapshot_directory: parent(&config.database()).to_owned(),
+        heard: heard.clone(),
+        images_received: AtomicU64::new(0),
+    });
+
+    for listener in listeners {
+        tasks.spawn(service.clone().listen(listener, tasks.clone()));
+    }
+    spawn_loops(&tasks, &raft, &sequencer, &leader_reads);
+    tasks.spawn(watch_leadership(
+        raft.clone(),
+        heard,
+        history.clone(),
+        leadership_sender,
+        config.election_timeout,
+    ));
+    tasks.spawn(purge_log(
+        raft.clone(),
+        storage.durable(),
+        config.snapshot_count,
+        config.snapshot_catchup_entries,
+    ));
+    tasks.spawn(watch_core(raft.clone(), fault.clone(), config.data_dir.clone()));
+    let metrics = raft.server_metrics();
+    let watched = Watched {
+        leadership: leadership.clone(),
+        history: history.clone(),
+        applied: applied.clone(),
+        membership: Arc::new(move || metrics.borrow_watched().membership_config.clone()),
+    };
+    let route = to_leader.clone();
+    tasks.spawn(async move { route.run(watched).await });
+    let leader_changes = derive(&tasks, leadership.clone(), |now| (now.leader, now.term));
+    let applied_revisions = derive(&tasks, applied.clone(), |now| now.1);
+
+    Ok(Inner {
+        config,
+        raft,
+        reader,
+        outbox,
+        to_leader,
+        leader_reads,
+        leadership,
+        history,
+        leader_changes,
+        applied,
+        applied_revisions,
+        lease_changes: Mutex::new(Some(lease_changes)),
+        leader_service,
+        fault,
+        tasks,
+        storage,
+        threads: Mutex::new(Some(Threads {
+            log: log_thread,
+            storage: storage_thread,
+        })),
+        stopping: AtomicBool::new(false),
+    })
+}
+
+async fn listen(config: &NodeConfig, transport: &dyn Transport) -> Result<Vec<Box<dyn Listener>>, Fault> {
+    let mut listeners = Vec::new();
+    for address in &config.listen_peer {
+        let listener = transport
+            .listen(address)
+            .await
+            .map_err(|source| Fault::io("listen tcp", Path::new(address), source))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Opens what is there, or makes it when nothing is. Half of it is refused: a log without its database, or a database
+/// without its log, would come back as a member that forgot what it promised.
+fn open(config: &NodeConfig) -> Result<Opened, Fault> {
+    let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
+        Arc::new(RealDisk::without_sync())
+    } else {
+        Arc::new(RealDisk::new())
+    };
+    let database = config.database();
+    let log_directory = config.log_directory();
+    let snapshots = parent(&database);
+    for directory in [snapshots, &log_directory] {
+        disk.create_directory(directory)
+            .map_err(|source| Fault::io("create directory", directory, source))?;
+    }
+    snapshot::remove_leftovers(disk.as_ref(), snapshots)?;
+    let has_database = Tables::exists(disk.as_ref(), &database);
+    let has_log = Wal::exists(disk.as_ref(), &log_directory);
+    let store_options = StoreOptions {
+        database: database.clone(),
+        overlay_bytes: OVERLAY_BYTES_DEFAULT,
+        event_ring_bytes: EVENT_RING_BYTES_DEFAULT,
+    };
+    if has_log && !has_database {
+        return Err(unusable(
+            &database,
+            "database file of the backend is missing; restore it, or remove this member and add it again"
+                .to_owned(),
+        ));
+    }
+    let store = Store::open(disk.clone(), store_options)?;
+    if !has_log && store.applied().is_some() {
+        return Err(unusable(
+            &log_directory,
+            "the log is missing although the database has been used; restore it, or remove this member and add it again"
+                .to_owned(),
+        ));
+    }
+    let options = WalOptions {
+        directory: log_directory,
+        cluster_id: config.cluster_id,
+        member_id: config.id,
+        segment_bytes: WAL_SEGMENT_BYTES,
+    };
+    let (wal, recovered) = Wal::open(disk.clone(), options, !has_log)?;
+    if let Some((path, offset, bytes)) = &recovered.tail_cut {
+        tracing::warn!(path = %path.display(), offset, bytes, "cut a torn tail that was never acknowledged");
+    }
+    let is_new = recovered.last.is_none() && recovered.vote.is_none() && store.applied().is_none();
+    Ok(Opened {
+        disk,
+        wal,
+        recovered,
+        store,
+        is_new,
+    })
+}
+
+fn raft_config(config: &NodeConfig) -> Result<Config, Fault> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let election = millis(config.election_timeout);
+    let raft = Config {
+        cluster_name: format!("{:x}", config.cluster_id),
+        heartbeat_interval: millis(config.heartbeat),
+        election_timeout_min: election,
+        election_timeout_max: election.saturating_mul(2),
+        // Checkpoints are the storage thread's; this crate tells openraft of them and purges (reliability R7).
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: u64::MAX,
+        enable_pre_vote: Some(config.pre_vote),
+        enable_leader_restore: Some(false),
+        allow_log_reversion: Some(false),
+        backoff: "50ms 100ms 200ms ..500ms".to_owned(),
+        ..Config::default()
+    };
+    raft.validate()
+        .map_err(|error| unusable(&config.data_dir, format!("consensus settings: {error}")))
+}
+
+async fn initialize(raft: &Raft, config: &NodeConfig) -> Result<(), Fault> {
+    let members: BTreeMap<u64, PeerNode> = config
+        .bootstrap
+        .iter()
+        .map(|member| {
+            (
+                member.id,
+                PeerNode {
+                    urls: member.peer_urls.clone(),
+                },
+            )
+        })
+        .collect();
+    raft.initialize(members)
+        .await
+        .map_err(|error| unusable(&config.data_dir, format!("cannot bootstrap the cluster: {error}")))
+}
+
+fn spawn_loops(tasks: &Tasks, raft: &Raft, sequencer: &Arc<Sequencer>, reads: &Arc<LeaderReads>) {
+    let (raft_, sequencer) = (raft.clone(), sequencer.clone());
+    tasks.spawn(async move { sequencer.run(&raft_).await });
+    let (raft_, reads) = (raft.clone(), reads.clone());
+    tasks.spawn(async move { reads.run(&raft_).await });
+}
+
+/// A dead core is a fault: a member without one must not linger (reliability P16).
+async fn watch_core(raft: Raft, fault: FaultSignal, data_dir: std::path::PathBuf) {
+    let mut metrics = raft.metrics();
+    loop {
+        let state = metrics.borrow_and_update().running_state.clone();
+        if let Err(fatal) = state {
+            fault.raise(unusable(&data_dir, format!("consensus has stopped: {fatal}")));
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            fault.raise(unusable(&data_dir, "consensus has stopped".to_owned()));
+            return;
+        }
+    }
+}
+
+/// A watch channel that shows a part of another and wakes only when that part changes.
+fn derive<T, U>(
+    tasks: &Tasks,
+    mut from: watch::Receiver<T>,
+    part: impl Fn(&T) -> U + Send + 'static,
+) -> watch::Receiver<U>
+where
+    T: Send + Sync + 'static,
+    U: PartialEq + Send + Sync + 'static,
+{
+    let (sender, receiver) = watch::channel(part(&from.borrow_and_update()));
+    tasks.spawn(async move {
+        while from.changed().await.is_ok() {
+            let now = part(&from.borrow_and_update());
+            sender.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+        }
+    });
+    receiver
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+fn unusable(path: &Path, what: String) -> Fault {
+    Fault::Unusable {
+        path: path.to_owned(),
+        what,
+    }
+}
