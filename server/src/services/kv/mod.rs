@@ -7,9 +7,9 @@ mod read_txn;
 use std::time::Duration;
 
 use kelson_proto::etcdserverpb as pb;
-use kelson_storage::applied::{Applied, RangeResult, TxnApplied};
+use kelson_storage::applied::Applied;
 use kelson_storage::command::{Command, Range, Txn};
-use kelson_storage::store::ReadView;
+use kelson_storage::store::{ReadError, ReadView};
 use prost::Message;
 
 pub use self::deep_txn::explain_undecodable_txn;
@@ -35,17 +35,36 @@ pub async fn range(
     if !serializable {
         context.node.read_index().await?;
     }
-    let view = context.reader().view();
-    let revision = view.revision();
-    let result = read(context, view, range).await?;
+    let (revision, result) = read(context, &range, is_big, ReadView::range).await?;
     Ok(convert::range_reply(context.header_at(revision), result))
 }
 
-async fn read(context: &ServiceContext, view: ReadView, range: Range) -> Result<RangeResult, ClientError> {
-    if !is_big(&view, &range) {
-        return view.range(&range).map_err(|error| context.read_failed(error));
+/// Answers `query` from one view of the store, beside the runtime if that `is_big`; and the view's revision.
+async fn read<Q, T>(
+    context: &ServiceContext,
+    query: &Q,
+    is_big: fn(&ReadView, &Q) -> bool,
+    answer: fn(&ReadView, &Q) -> Result<T, ReadError>,
+) -> Result<(u64, T), ClientError>
+where
+    Q: Clone + Send + 'static,
+    T: Send + 'static,
+{
+    loop {
+        let view = context.reader().view();
+        let revision = view.revision();
+        let answered = if is_big(&view, query) {
+            let query = query.clone();
+            context.long_read(move || answer(&view, &query)).await
+        } else {
+            answer(&view, query).map_err(|error| context.read_failed(error))
+        };
+        match answered {
+            // A compaction has overtaken the view while it was read: what was asked for may well be there on a new one.
+            Err(ClientError::Compacted) if context.reader().compacted() > Some(revision) => {}
+            answered => return Ok((revision, answered?)),
+        }
     }
-    context.long_read(move || view.range(&range)).await
 }
 
 /// Whether answering may touch many keys. Counting the present keys of a range is cheap, whatever their number.
@@ -128,16 +147,8 @@ pub async fn txn(context: &ServiceContext, request: pb::TxnRequest) -> Result<pb
 }
 
 async fn read_txn(context: &ServiceContext, txn: Txn) -> Result<pb::TxnResponse, ClientError> {
-    let view = context.reader().view();
-    let revision = view.revision();
-    let never_compacted = context.reader().compacted().is_none();
-    let applied: TxnApplied = if read_txn::ranges(&txn).any(|range| is_big(&view, &range)) {
-        context
-            .long_read(move || read_txn::run(&view, &txn, never_compacted))
-            .await?
-    } else {
-        read_txn::run(&view, &txn, never_compacted).map_err(|error| context.read_failed(error))?
-    };
+    let is_big = |view: &ReadView, txn: &Txn| read_txn::ranges(txn).any(|range| is_big(view, &range));
+    let (revision, applied) = read(context, &txn, is_big, ReadView::txn).await?;
     Ok(convert::txn_reply(context.header_at(revision), applied))
 }
 
