@@ -117,7 +117,8 @@ impl Active {
         self.open_group();
         let offset = self.end;
         let (kind, head, tail) = operation.encode();
-        self.push_record((kind, &head, tail));
+        let head = head.as_slice();
+        self.push_record((kind, head, tail));
         match operation {
             Operation::Entry(entry) => Some(Location {
                 term: entry.position.term,

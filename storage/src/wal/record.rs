@@ -61,14 +61,15 @@ pub(super) enum Operation {
 
 impl Operation {
     /// The kind and the payload, which is the concatenation of the two parts.
-    pub(super) fn encode(&self) -> (Kind, Vec<u8>, &[u8]) {
+    pub(super) fn encode(&self) -> (Kind, Head, &[u8]) {
         match self {
-            Self::Entry(entry) => (Kind::Entry, encode_position(entry.position), &entry.payload),
-            Self::Vote(vote) => (Kind::Vote, Vec::new(), vote),
-            Self::Committed(position) => (Kind::Committed, encode_position(*position), &[]),
-            Self::Truncate(kept) => (Kind::Truncate, kept.map(encode_position).unwrap_or_default(), &[]),
-            Self::Purge(position) => (Kind::Purge, encode_position(*position), &[]),
-            Self::Incarnation(number) => (Kind::Incarnation, number.to_le_bytes().to_vec(), &[]),
+            Self::Entry(entry) => (Kind::Entry, Head::position(entry.position), &entry.payload),
+            Self::Vote(vote) => (Kind::Vote, Head::empty(), vote),
+            Self::Committed(position) => (Kind::Committed, Head::position(*position), &[]),
+            Self::Truncate(None) => (Kind::Truncate, Head::empty(), &[]),
+            Self::Truncate(Some(kept)) => (Kind::Truncate, Head::position(*kept), &[]),
+            Self::Purge(position) => (Kind::Purge, Head::position(*position), &[]),
+            Self::Incarnation(number) => (Kind::Incarnation, Head::number(*number), &[]),
         }
     }
 
@@ -165,10 +166,44 @@ impl Content {
     }
 }
 
-fn encode_position(position: LogPosition) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(ENTRY_HEAD_BYTES);
-    bytes.extend_from_slice(&position.term.to_le_bytes());
-    bytes.extend_from_slice(&position.index.to_le_bytes());
+/// The fixed part of a payload, at most a position.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    bytes: [u8; ENTRY_HEAD_BYTES],
+    length: usize,
+}
+
+impl Head {
+    fn empty() -> Self {
+        Self {
+            bytes: [0; ENTRY_HEAD_BYTES],
+            length: 0,
+        }
+    }
+
+    pub(super) fn number(number: u64) -> Self {
+        let mut head = Self::empty();
+        head.bytes[..8].copy_from_slice(&number.to_le_bytes());
+        head.length = 8;
+        head
+    }
+
+    fn position(position: LogPosition) -> Self {
+        Self {
+            bytes: encode_position(position),
+            length: ENTRY_HEAD_BYTES,
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+fn encode_position(position: LogPosition) -> [u8; ENTRY_HEAD_BYTES] {
+    let mut bytes = [0; ENTRY_HEAD_BYTES];
+    bytes[..8].copy_from_slice(&position.term.to_le_bytes());
+    bytes[8..].copy_from_slice(&position.index.to_le_bytes());
     bytes
 }
 
