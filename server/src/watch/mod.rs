@@ -9,10 +9,20 @@
 //! otherwise. A watcher that is behind, because it starts in the past, because its client is slow, or because the
 //! store was replaced by a snapshot, re-reads history until it has caught up. Apply waits for nobody.
 
+mod catch_up;
+mod deliver;
+mod encode;
 mod fragment;
+mod hub;
+mod index;
+mod interval_tree;
 mod outbox;
 mod range;
+mod roster;
 mod stream;
+mod task;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,10 +30,12 @@ use std::time::Duration;
 
 use kelson_raft::node::Node;
 use kelson_storage::error::Fault;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use self::hub::Identity;
 use self::stream::Message;
 pub use self::stream::{WatchRequestError, WatchRequests, WatchResponses, WatchStream};
+use self::task::{Gauges, HubTask, Source, StoreSource};
 
 /// Time between progress responses of a quiet watcher that asked for them. Source: etcd
 /// `--watch-progress-notify-interval`; every round is up to a tenth longer, so that streams do not answer at once.
@@ -57,6 +69,20 @@ pub struct WatchHub {
     messages: mpsc::UnboundedSender<Message>,
     next_stream: Arc<AtomicU64>,
     fragment_bytes: usize,
+    gauges: Arc<Gauges>,
+}
+
+/// How much the hub has to do right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchCounts {
+    /// Open streams.
+    pub streams: u64,
+    /// Watchers, including those that a compaction ended and their client has not cancelled.
+    pub watchers: u64,
+    /// Watchers that are behind and re-read history.
+    pub slow_watchers: u64,
+    /// Events queued for watchers since the start; one event for two watchers counts twice.
+    pub events: u64,
 }
 
 impl WatchHub {
@@ -64,13 +90,43 @@ impl WatchHub {
     /// read: the process must stop then. It ends well when all handles and streams are gone; dropping it ends all
     /// streams.
     pub fn start(node: Node, options: WatchOptions) -> (Self, impl Future<Output = Result<(), Fault>>) {
+        let identity = Identity {
+            cluster_id: node.cluster_id(),
+            member_id: node.id(),
+        };
+        let source = StoreSource::new(node.reader().clone());
+        Self::over(source, identity, node.applied_revisions(), options)
+    }
+
+    /// A hub over any source of events; tests bring their own.
+    fn over<S: Source>(
+        source: S,
+        identity: Identity,
+        applied: watch::Receiver<u64>,
+        options: WatchOptions,
+    ) -> (Self, impl Future<Output = Result<(), Fault>>) {
         let (messages, inbox) = mpsc::unbounded_channel();
+        let gauges = Arc::new(Gauges::default());
         let hub = Self {
             messages,
             next_stream: Arc::new(AtomicU64::new(0)),
             fragment_bytes: options.fragment_bytes,
+            gauges: gauges.clone(),
         };
-        (hub, run(node, inbox))
+        let task = HubTask::new(
+            source,
+            identity,
+            applied,
+            inbox,
+            options.progress_interval,
+            gauges,
+        );
+        (hub, task.run())
+    }
+
+    /// See [`WatchCounts`].
+    pub fn counts(&self) -> WatchCounts {
+        self.gauges.read()
     }
 
     /// Opens a stream for one client.
@@ -78,9 +134,4 @@ impl WatchHub {
         let id = self.next_stream.fetch_add(1, Ordering::Relaxed);
         WatchStream::open(id, self.messages.clone(), self.fragment_bytes)
     }
-}
-
-async fn run(_node: Node, mut inbox: mpsc::UnboundedReceiver<Message>) -> Result<(), Fault> {
-    while inbox.recv().await.is_some() {}
-    Ok(())
 }

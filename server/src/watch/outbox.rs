@@ -39,6 +39,8 @@ pub(crate) struct Taken {
 
 /// See the module.
 pub(crate) struct Outbox {
+    responses_max: usize,
+    bytes_max: usize,
     inner: Mutex<Inner>,
 }
 
@@ -53,28 +55,33 @@ struct Inner {
     ended: bool,
 }
 
-impl Inner {
-    fn is_full(&self) -> bool {
-        self.counted >= STREAM_RESPONSES_MAX || self.bytes >= STREAM_BYTES_MAX
-    }
-
-    /// Half empty: the hub is not woken for every single response that a slow client takes.
-    fn has_drained(&self) -> bool {
-        self.counted <= STREAM_RESPONSES_MAX / 2 && self.bytes <= STREAM_BYTES_MAX / 2
-    }
-}
-
 impl Outbox {
-    /// An empty queue.
+    /// An empty queue with the bounds of a client stream.
     pub(crate) fn new() -> Self {
+        Self::bounded(STREAM_RESPONSES_MAX, STREAM_BYTES_MAX)
+    }
+
+    /// An empty queue.
+    pub(crate) fn bounded(responses_max: usize, bytes_max: usize) -> Self {
         Self {
+            responses_max,
+            bytes_max,
             inner: Mutex::new(Inner::default()),
         }
     }
 
+    fn is_full(&self, inner: &Inner) -> bool {
+        inner.counted >= self.responses_max || inner.bytes >= self.bytes_max
+    }
+
+    /// Half empty: the hub is not woken for every single response that a slow client takes.
+    fn has_drained(&self, inner: &Inner) -> bool {
+        inner.counted <= self.responses_max / 2 && inner.bytes <= self.bytes_max / 2
+    }
+
     /// Whether a response with events may be pushed.
     pub(crate) fn has_room(&self) -> bool {
-        !self.inner.lock().is_full()
+        !self.is_full(&self.inner.lock())
     }
 
     /// Adds a response. The caller has asked [`Outbox::has_room`] unless the response carries a permit.
@@ -94,7 +101,7 @@ impl Outbox {
     /// Asks that the taker tell the hub once the queue is half empty. False if it is already.
     pub(crate) fn wait_for_room(&self) -> bool {
         let mut inner = self.inner.lock();
-        inner.hub_waits = !inner.has_drained();
+        inner.hub_waits = !self.has_drained(&inner);
         inner.hub_waits
     }
 
@@ -113,7 +120,7 @@ impl Outbox {
         };
         inner.counted -= usize::from(queued.permit.is_none());
         inner.bytes -= queued.bytes;
-        let tell_hub = inner.hub_waits && inner.has_drained();
+        let tell_hub = inner.hub_waits && self.has_drained(&inner);
         inner.hub_waits &= !tell_hub;
         Poll::Ready(Taken {
             queued: Some(queued),
