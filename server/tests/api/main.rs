@@ -8,13 +8,19 @@
 //!
 //! Where Kelson answers differently from etcd on purpose, the test asks [`differences`] and nothing else.
 
+mod bad_input;
 mod differences;
 mod election;
+mod failover;
 mod harness;
+mod headers;
 mod health;
+mod http;
 mod kv;
 mod lease;
 mod lock;
+mod maintenance;
+mod members;
 mod range;
 mod range_stream;
 mod txn;

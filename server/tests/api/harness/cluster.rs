@@ -180,6 +180,16 @@ impl Cluster {
         assert!(self.wait_until_ready().await, "a member did not come back");
     }
 
+    /// Starts every killed member and waits until all serve.
+    pub async fn restart_all(&mut self) {
+        for member in &mut self.members {
+            if member.process.is_none() {
+                member.process = Some(Process::start(&member.flags, &member.log));
+            }
+        }
+        assert!(self.wait_until_ready().await, "a member did not come back");
+    }
+
     /// Index of the member that leads, asked of member `of`, once it knows one.
     pub async fn leader(&self, of: usize) -> usize {
         let leader = eventually("a leader", || async {

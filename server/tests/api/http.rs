@@ -1,0 +1,110 @@
+//! The plain HTTP endpoints that share the client port.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{Cluster, in_time};
+
+/// Status code, head and body of one HTTP/1.1 exchange.
+async fn exchange(cluster: &Cluster, method: &str, path: &str) -> (u16, String, String) {
+    let endpoint = cluster.endpoint(0);
+    let mut stream = TcpStream::connect(endpoint).await.expect("the port is open");
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("the connection is open");
+    let mut reply = String::new();
+    in_time("the reply", stream.read_to_string(&mut reply))
+        .await
+        .expect("a reply in text");
+    let (head, body) = reply.split_once("\r\n\r\n").expect("a head and a body");
+    let code = head
+        .split(' ')
+        .nth(1)
+        .expect("a status line")
+        .parse()
+        .expect("a status code");
+    (code, head.to_lowercase(), body.to_owned())
+}
+
+#[tokio::test]
+async fn version_names_server_cluster_and_storage() {
+    let cluster = Cluster::single().await;
+    let (code, head, body) = exchange(&cluster, "GET", "/version").await;
+    assert_eq!(code, 200);
+    assert!(head.contains("content-type: application/json"), "{head}");
+    for field in ["\"etcdserver\":\"3.", "\"etcdcluster\":\"", "\"storage\":\""] {
+        assert!(body.contains(field), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn health_is_true_in_words() {
+    let cluster = Cluster::single().await;
+    for path in ["/health", "/health?serializable=true"] {
+        let (code, _, body) = exchange(&cluster, "GET", path).await;
+        assert_eq!(
+            (code, body.trim()),
+            (200, "{\"health\":\"true\",\"reason\":\"\"}"),
+            "{path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn probes_answer_ok() {
+    let cluster = Cluster::single().await;
+    for path in [
+        "/livez",
+        "/readyz",
+        "/livez/serializable_read",
+        "/readyz/linearizable_read",
+    ] {
+        let (code, _, body) = exchange(&cluster, "GET", path).await;
+        assert_eq!((code, body.trim()), (200, "ok"), "{path}");
+    }
+    let (code, _, _) = exchange(&cluster, "GET", "/readyz/nonsense").await;
+    assert_eq!(code, 404);
+}
+
+#[tokio::test]
+async fn other_methods_are_not_allowed() {
+    let cluster = Cluster::single().await;
+    for path in ["/health", "/version"] {
+        let (code, head, _) = exchange(&cluster, "POST", path).await;
+        assert_eq!(code, 405, "{path}");
+        assert!(head.contains("allow: get"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_in_the_text_format_and_tell_of_the_leader() {
+    let cluster = Cluster::single().await;
+    let (code, head, body) = exchange(&cluster, "GET", "/metrics").await;
+    assert_eq!(code, 200);
+    assert!(head.contains("content-type: text/plain"), "{head}");
+    assert!(body.contains("\netcd_server_has_leader 1\n"));
+    assert!(body.contains("\netcd_server_is_leader 1\n"));
+}
+
+#[tokio::test]
+async fn garbage_does_not_harm_the_others() {
+    let cluster = Cluster::single().await;
+    let client = cluster.client(0);
+    client.put("k", "v").await;
+    for garbage in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"\0\0\0\0\0\0\0\0",
+        b"NONSENSE\r\n\r\n",
+    ] {
+        let mut stream = TcpStream::connect(cluster.endpoint(0))
+            .await
+            .expect("the port is open");
+        stream.write_all(garbage).await.expect("the connection is open");
+        drop(stream);
+        assert!(client.get("k").await.is_some());
+    }
+    let (code, _, _) = exchange(&cluster, "POST", "/etcdserverpb.KV/Range").await;
+    assert!((400..500).contains(&code), "{code}");
+}
