@@ -12,7 +12,7 @@
 //!
 //! Integers are little-endian, as redb's are. The header is the one thing that is written in place. redb protects its
 //! two commit slots (bytes 64..320) with checksums of their own and leaves bytes 32..64 unused; the 64 bytes in front,
-//! which it does not protect, say which slot counts. A crash may leave an unsynced block with the content of one write
+//! which it does not protect, say which slot counts and how long the file is. A crash may leave an unsynced block with the content of one write
 //! and the checksum of another; no durable root refers to such a block, so nothing reads it.
 
 use std::io;
@@ -43,7 +43,8 @@ const HEADER_CRC_AT: usize = HEADER_PREFIX_BYTES - CRC_BYTES;
 
 /// A file of checked blocks, as redb's storage.
 ///
-/// It remembers the first failure, because redb reports every later one as "previous I/O error".
+/// The first failure is the last thing that happens to it: everything after it fails too, so that no write or sync is
+/// ever repeated, and the failure is kept, because redb reports it as "previous I/O error" from then on.
 #[derive(Debug)]
 pub(super) struct BlockFile {
     file: Arc<dyn DiskFile>,
@@ -112,7 +113,36 @@ impl BlockFile {
             });
         }
         let blocks = 1 + (stored - BLOCKS_START) / STORED_BYTES as u64;
-        Ok(Self::over(file, path, blocks * BLOCK_BYTES as u64))
+        let opened = Self::over(file, path, blocks * BLOCK_BYTES as u64);
+        opened.check_length()?;
+        Ok(opened)
+    }
+
+    /// Refuses a file that has been cut. redb makes a longer file durable before its header says so, and a shorter
+    /// one after; but after a crash it takes whatever length it finds for the right one.
+    fn check_length(&self) -> Result<(), Fault> {
+        let mut header = [0; HEADER_PREFIX_BYTES];
+        let read = self.read_header(0, &mut header);
+        if let Some(fault) = self.failure() {
+            return Err(fault);
+        }
+        read.map_err(|error| Fault::io("read", &self.path, error))?;
+        let [header_pages, region_pages, full_regions, last_region_pages] =
+            [16, 20, 24, 28].map(|at| u64::from(u32_at(&header, at)));
+        let last = match last_region_pages {
+            0 => 0,
+            pages => header_pages + pages,
+        };
+        let blocks = 1 + full_regions * (header_pages + region_pages) + last;
+        if blocks * BLOCK_BYTES as u64 <= self.length() {
+            return Ok(());
+        }
+        let what = format!("the file has been cut: it had {blocks} blocks");
+        Err(Fault::damaged(
+            &self.path,
+            stored_offset(self.length() / BLOCK_BYTES as u64),
+            what,
+        ))
     }
 
     fn over(file: Arc<dyn DiskFile>, path: &Path, length: u64) -> Self {
@@ -132,6 +162,14 @@ impl BlockFile {
     /// Bytes that the engine may address.
     pub(super) fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)
+    }
+
+    /// Fails if something has failed before.
+    fn check(&self) -> io::Result<()> {
+        match &*self.failure.lock() {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("an earlier access to the file failed")),
+        }
     }
 
     /// The first failure, as the fault that stops the member.
@@ -242,6 +280,7 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.check()?;
         let end = offset + out.len() as u64;
         if end <= BLOCK_BYTES as u64 {
             self.0.read_header(offset, out)
@@ -256,6 +295,7 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.check()?;
         let blocks = len.div_ceil(BLOCK_BYTES as u64);
         self.0
             .file
@@ -266,10 +306,12 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.0.check()?;
         self.0.file.sync().map_err(|error| self.0.failed("sync", error))
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.check()?;
         if offset == 0 && (HEADER_PREFIX_BYTES..=BLOCK_BYTES).contains(&data.len()) {
             self.0.write_header(data)
         } else if self.0.covers_blocks(offset, data.len()) {

@@ -168,6 +168,9 @@ impl Tables {
         let mut counts = self.counts.lock();
         *counts = write_transaction(&self.engine, batch, *counts, durable)
             .map_err(|error| engine::fault(&self.engine.file, error))?;
+        if let Some(fault) = self.engine.file.failure() {
+            return Err(fault);
+        }
         *self.size.lock() = counts.size(self.engine.file.length());
         let newest = Frozen::newest(&self.engine.database, &self.engine.file)?;
         *self.newest.write() = Arc::new(newest);
