@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod tables;
 mod wal;
 
 /// About how many states of the disk the tests of one part try.
