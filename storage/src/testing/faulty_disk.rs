@@ -4,7 +4,7 @@
 //! the file was; unsynced renames are lost one by one; after a failed sync the data still reads as written but no
 //! later sync writes it. Directories themselves are durable at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,206 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::Random;
+use super::disk_state::{DiskError, DiskOperation, Failure, NameChange, Recording, State};
 use super::faulty_file::FileState;
 use crate::disk::{Disk, DiskFile};
-
-/// A call that changes the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskOperation {
-    /// A file that was not there was opened with `create`.
-    Create,
-    /// [`DiskFile::write_all_at`].
-    Write,
-    /// [`DiskFile::set_length`].
-    SetLength,
-    /// [`DiskFile::sync`].
-    Sync,
-    /// [`Disk::rename`].
-    Rename,
-    /// [`Disk::remove`].
-    Remove,
-    /// [`Disk::sync_directory`].
-    SyncDirectory,
-}
-
-/// How a call fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskError {
-    /// EIO.
-    Broken,
-    /// ENOSPC.
-    Full,
-}
-
-impl DiskError {
-    fn to_io(self) -> io::Error {
-        io::Error::from_raw_os_error(match self {
-            Self::Broken => libc::EIO,
-            Self::Full => libc::ENOSPC,
-        })
-    }
-}
-
-/// Of which moments the disk keeps a copy, to crash at later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Recording {
-    /// None.
-    #[default]
-    Off,
-    /// Before and after each sync of a file or directory.
-    Syncs,
-    /// Before each call that changes the disk, so also after each sync but the last.
-    All,
-}
 
 /// A disk in memory. Clones are the same disk; [`FaultyDisk::crash`] and [`FaultyDisk::restart`] make another one.
 #[derive(Clone)]
 pub struct FaultyDisk {
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Clone, Default)]
-struct State {
-    files: BTreeMap<u64, Arc<FileState>>,
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    /// Changes of names since the last sync of their directory, oldest first.
-    name_changes: Vec<NameChange>,
-    directories: BTreeSet<PathBuf>,
-    locks: BTreeSet<u64>,
-    next_file: u64,
-    operations: u64,
-    failure: Option<Failure>,
-    capacity_bytes: Option<u64>,
-    recording: Recording,
-    recorded: Vec<FaultyDisk>,
-}
-
-#[derive(Clone)]
-enum NameChange {
-    Create(PathBuf, u64),
-    Rename(PathBuf, PathBuf),
-    Remove(PathBuf),
-}
-
-#[derive(Clone, Copy)]
-struct Failure {
-    at: u64,
-    only: Option<DiskOperation>,
-    error: DiskError,
-}
-
-impl NameChange {
-    fn is_in(&self, directory: &Path) -> bool {
-        match self {
-            Self::Create(path, _) | Self::Remove(path) => path.parent() == Some(directory),
-            Self::Rename(from, to) => from.parent() == Some(directory) || to.parent() == Some(directory),
-        }
-    }
-
-    fn apply(&self, names: &mut BTreeMap<PathBuf, u64>) {
-        match self {
-            Self::Create(path, file) => {
-                names.insert(path.clone(), *file);
-            }
-            Self::Rename(from, to) => {
-                if let Some(file) = names.remove(from) {
-                    names.insert(to.clone(), file);
-                }
-            }
-            Self::Remove(path) => {
-                names.remove(path);
-            }
-        }
-    }
-}
-
-impl State {
-    /// Counts a call, keeps a copy of the moment before it, and says how it must fail, if it must.
-    fn begin(&mut self, operation: DiskOperation) -> Option<DiskError> {
-        let keep = match self.recording {
-            Recording::Off => false,
-            Recording::Syncs => is_sync(operation),
-            Recording::All => true,
-        };
-        if keep {
-            self.record();
-        }
-        self.operations += 1;
-        let failure = self.failure.as_mut()?;
-        if failure.only.is_some_and(|only| only != operation) {
-            return None;
-        }
-        failure.at -= 1;
-        if failure.at > 0 {
-            return None;
-        }
-        self.failure.take().map(|failure| failure.error)
-    }
-
-    /// Keeps a copy of the moment after a call, where that is not the moment before the next one.
-    fn end(&mut self) {
-        if self.recording == Recording::Syncs {
-            self.record();
-        }
-    }
-
-    fn record(&mut self) {
-        let copy = self.copy();
-        self.recorded.push(FaultyDisk {
-            state: Arc::new(Mutex::new(copy)),
-        });
-    }
-
-    /// The same files and names, nothing locked, nothing planned.
-    fn copy(&self) -> Self {
-        Self {
-            files: self.files.clone(),
-            names: self.names.clone(),
-            durable_names: self.durable_names.clone(),
-            name_changes: self.name_changes.clone(),
-            directories: self.directories.clone(),
-            next_file: self.next_file,
-            operations: self.operations,
-            capacity_bytes: self.capacity_bytes,
-            ..Self::default()
-        }
-    }
-
-    fn file(&self, id: u64) -> &FileState {
-        self.files.get(&id).expect("a file is kept while it has a handle")
-    }
-
-    fn file_mut(&mut self, id: u64) -> &mut FileState {
-        Arc::make_mut(
-            self.files
-                .get_mut(&id)
-                .expect("a file is kept while it has a handle"),
-        )
-    }
-
-    fn change_names(&mut self, change: NameChange) {
-        change.apply(&mut self.names);
-        self.name_changes.push(change);
-    }
-
-    /// Whether the file may grow to `length`.
-    fn has_room(&self, id: u64, length: u64) -> bool {
-        let Some(capacity) = self.capacity_bytes else {
-            return true;
-        };
-        let named: BTreeSet<u64> = self.names.values().copied().collect();
-        let used: u64 = named
-            .iter()
-            .filter(|file| **file != id)
-            .map(|file| self.file(*file).length())
-            .sum();
-        length <= self.file(id).length() || used + length <= capacity
-    }
-}
-
-fn is_sync(operation: DiskOperation) -> bool {
-    matches!(operation, DiskOperation::Sync | DiskOperation::SyncDirectory)
+    pub(super) state: Arc<Mutex<State>>,
 }
 
 impl Default for FaultyDisk {

@@ -1,5 +1,6 @@
 //! The log on a real disk: what is written comes back, in the running process and after a reopen.
 
+use super::segment::Name;
 use super::*;
 use crate::real_disk::RealDisk;
 
