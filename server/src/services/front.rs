@@ -199,13 +199,13 @@ fn learner_rule<M>(request: &M, rule: impl FnOnce(&M) -> Learner) -> Learner {
 }
 
 /// A transaction, which is the one message that may hold itself. The protobuf decoder gives up on what is nested
-/// deeper than 49 transactions: that is well-formed input, so it is answered as what it is.
+/// deeper than 51 transactions: that is well-formed input, so it is answered as what it is.
 async fn read_txn<B>(call: &mut Call<B>) -> Result<TxnRequest, ClientError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
-    let wire = call.messages.next().await.transpose()?.unwrap_or_default();
-    TxnRequest::decode(wire.clone()).map_err(|error| kv::explain_undecodable_txn(&wire, &error))
+    let wire = call.messages.single_encoded().await?;
+    TxnRequest::decode(wire.clone()).map_err(|_| kv::explain_undecodable_txn(&wire))
 }
 
 fn unknown_path(path: &str) -> ClientError {

@@ -44,13 +44,15 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
 
     /// The one message of a unary call.
     pub async fn single<M: Message + Default>(&mut self) -> Result<M, ClientError> {
-        let message = self.next().await.unwrap_or_else(|| {
-            Err(ClientError::other(
-                Code::Internal,
-                "grpc: the request holds no message",
-            ))
-        })?;
-        decode(message)
+        let wire = self.single_encoded().await?;
+        M::decode(wire).map_err(|_| malformed(MALFORMED))
+    }
+
+    /// The one message of a unary call, still encoded.
+    pub async fn single_encoded(&mut self) -> Result<Bytes, ClientError> {
+        // grpc-go's words for a call without a message.
+        let none = || Err(ClientError::other(Code::Unknown, "EOF"));
+        self.next().await.unwrap_or_else(none)
     }
 
     /// The requests of a stream, decoded. Ends with the request side; a bad message is its last item.
@@ -122,7 +124,7 @@ fn message_length(bytes: &[u8], limit: usize) -> Result<Option<usize>, ClientErr
     };
     let [compressed, length @ ..] = *prefix;
     if compressed != 0 {
-        let text = "grpc: compressed flag set, and no compression was agreed on";
+        let text = "grpc: compressed flag set with identity or empty encoding";
         return Err(ClientError::other(Code::Internal, text));
     }
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
@@ -133,16 +135,26 @@ fn message_length(bytes: &[u8], limit: usize) -> Result<Option<usize>, ClientErr
     Ok(Some(length))
 }
 
-fn decode<M: Message + Default>(message: Bytes) -> Result<M, ClientError> {
-    M::decode(message).map_err(|error| {
-        ClientError::other(
-            Code::Internal,
-            format!("grpc: error unmarshalling request: {error}"),
-        )
+/// Go's words for bytes that are no such message.
+pub const MALFORMED: &str = "proto: cannot parse invalid wire-format data";
+
+/// The refusal of a unary request that does not decode, for Go's reason `why`. prost's own text is no use to a client:
+/// it lists every message on the way to the bad byte.
+pub fn malformed(why: &str) -> ClientError {
+    ClientError::other(
+        Code::Internal,
+        format!("grpc: error unmarshalling request: {why}"),
+    )
+}
+
+fn decode_streamed<M: Message + Default>(message: Bytes) -> Result<M, ClientError> {
+    M::decode(message).map_err(|_| {
+        let text = format!("grpc: failed to unmarshal the received message: {MALFORMED}");
+        ClientError::other(Code::Internal, text)
     })
 }
 
-/// Refuses a request that is compressed: etcd has no decompressor either.
+/// Refuses a request that is compressed.
 pub fn check_encoding(headers: &HeaderMap) -> Result<(), ClientError> {
     match headers.get("grpc-encoding") {
         Some(encoding) if encoding != "identity" => Err(ClientError::other(
@@ -167,7 +179,7 @@ impl<B: Body<Data = Bytes> + Unpin, M: Message + Default> Stream for Decoded<B, 
         if self.ended {
             return Poll::Ready(None);
         }
-        let item = ready!(self.messages.poll_message(cx)).map(|message| message.and_then(decode));
+        let item = ready!(self.messages.poll_message(cx)).map(|message| message.and_then(decode_streamed));
         self.ended = !matches!(item, Some(Ok(_)));
         Poll::Ready(item)
     }

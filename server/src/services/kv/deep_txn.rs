@@ -4,10 +4,10 @@
 //! malformed. Either way nothing here recurses, so no input can exhaust the stack.
 
 use bytes::{Buf, Bytes};
-use prost::DecodeError;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-use crate::status::{ClientError, Code};
+use crate::services::grpc::inbound::{MALFORMED, malformed};
+use crate::status::ClientError;
 
 /// Deepest nesting of messages that Go's protobuf decoder follows. Source: `protowire.DefaultRecursionLimit`.
 const GO_RECURSION_LIMIT: usize = 10_000;
@@ -21,15 +21,11 @@ const TXN_BRANCHES: [u32; 2] = [2, 3];
 const OP_TXN: u32 = 4;
 
 /// What the client is told about a transaction that did not decode.
-pub fn explain_undecodable_txn(wire: &Bytes, error: &DecodeError) -> ClientError {
+pub fn explain_undecodable_txn(wire: &Bytes) -> ClientError {
     match nesting(wire) {
-        Some(depth) if (PROST_RECURSION_LIMIT..GO_RECURSION_LIMIT).contains(&depth) => {
-            ClientError::TooManyOps
-        }
-        _ => ClientError::other(
-            Code::Internal,
-            format!("grpc: error unmarshalling request: {error}"),
-        ),
+        Some(depth) if depth >= GO_RECURSION_LIMIT => malformed("proto: exceeded maximum recursion depth"),
+        Some(depth) if depth >= PROST_RECURSION_LIMIT => ClientError::TooManyOps,
+        _ => malformed(MALFORMED),
     }
 }
 
@@ -90,6 +86,7 @@ mod tests {
     use prost::encoding::{encode_key, encode_varint};
 
     use super::*;
+    use crate::status::Code;
 
     /// A transaction that holds `levels - 1` others, one in the other, encoded without recursion.
     fn nested(levels: usize) -> Bytes {
@@ -105,7 +102,7 @@ mod tests {
     }
 
     fn decode(wire: &Bytes) -> Result<TxnRequest, ClientError> {
-        TxnRequest::decode(wire.clone()).map_err(|error| explain_undecodable_txn(wire, &error))
+        TxnRequest::decode(wire.clone()).map_err(|_| explain_undecodable_txn(wire))
     }
 
     #[test]
