@@ -1,0 +1,206 @@
+//! Members that start, serve and stop.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use kelson_proto::etcdserverpb::kv_client::KvClient;
+use kelson_proto::etcdserverpb::watch_client::WatchClient;
+use kelson_proto::etcdserverpb::watch_request::RequestUnion;
+use kelson_proto::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchRequest};
+use kelson_proto::mvccpb::KeyValue;
+use prost::Message;
+use serde_json::Value;
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+
+use crate::process::{Daemon, PATIENCE, Ports, get};
+
+async fn client(ports: Ports) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://127.0.0.1:{}", ports.client)).expect("a URI");
+    endpoint.timeout(PATIENCE).connect().await.expect("to connect")
+}
+
+async fn put(channel: &Channel, key: &'static str, value: &'static str) {
+    let request = PutRequest {
+        key: key.into(),
+        value: value.into(),
+        ..PutRequest::default()
+    };
+    KvClient::new(channel.clone())
+        .put(request)
+        .await
+        .expect("to be written");
+}
+
+async fn value(channel: &Channel, key: &'static str) -> Option<String> {
+    let request = RangeRequest {
+        key: key.into(),
+        ..RangeRequest::default()
+    };
+    let reply = KvClient::new(channel.clone())
+        .range(request)
+        .await
+        .expect("to be read")
+        .into_inner();
+    let encoded = reply.kvs.first()?;
+    let pair = KeyValue::decode(encoded.clone()).expect("a pair");
+    Some(String::from_utf8(pair.value.to_vec()).expect("text"))
+}
+
+fn messages(lines: &[Value]) -> Vec<&str> {
+    lines.iter().filter_map(|line| line["msg"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn data_and_identity_outlive_the_process() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let daemon = Daemon::serving(ports, scratch.path()).await;
+    let channel = client(ports).await;
+    put(&channel, "k", "v").await;
+    let lines = daemon.stop().await;
+    let identity = |lines: &[Value]| {
+        let line = lines
+            .iter()
+            .find(|line| line["msg"] == "starting local member")
+            .expect("a line");
+        (line["local-member-id"].clone(), line["cluster-id"].clone())
+    };
+    let messages = messages(&lines);
+    for message in [
+        "starting an etcd server",
+        "published local member to cluster through raft",
+        "serving client traffic insecurely; this is strongly discouraged!",
+        "received signal; shutting down",
+        "closing etcd server",
+        "closed etcd server",
+    ] {
+        assert!(messages.contains(&message), "{message}: {messages:?}");
+    }
+
+    // The founding flags no longer count.
+    let mut flags = ports.flags(scratch.path());
+    flags.push("--initial-cluster=nobody=http://127.0.0.1:1".to_owned());
+    flags.push("--initial-cluster-token=another".to_owned());
+    let mut daemon = Daemon::start(&flags, &[]);
+    daemon.line("ready to serve client requests").await;
+    assert_eq!(value(&client(ports).await, "k").await.as_deref(), Some("v"));
+    assert_eq!(identity(&daemon.seen), identity(&lines));
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn one_port_speaks_grpc_and_http() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let daemon = Daemon::serving(ports, scratch.path()).await;
+    put(&client(ports).await, "k", "v").await;
+    for port in [ports.client, ports.metrics] {
+        assert_eq!(
+            get(port, "/health").await,
+            (200, r#"{"health":"true","reason":""}"#.to_owned())
+        );
+        assert_eq!(get(port, "/livez").await, (200, "ok\n".to_owned()));
+        assert_eq!(get(port, "/readyz").await, (200, "ok\n".to_owned()));
+        let (status, metrics) = get(port, "/metrics").await;
+        assert_eq!(status, 200);
+        for line in [
+            "etcd_server_has_leader 1",
+            "etcd_server_is_leader 1",
+            "etcd_debugging_mvcc_current_revision 2",
+        ] {
+            assert!(metrics.lines().any(|known| known == line), "{line}\n{metrics}");
+        }
+    }
+    assert_eq!(get(ports.metrics, "/version").await.0, 404);
+    let (status, version) = get(ports.client, "/version").await;
+    assert_eq!(status, 200);
+    assert!(
+        version.starts_with(r#"{"etcdserver":"3.7.1","etcdcluster":""#),
+        "{version}"
+    );
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_watches_at_once_and_tells_them_why() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let mut daemon = Daemon::serving(ports, scratch.path()).await;
+    let create = WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(WatchCreateRequest {
+            key: "k".into(),
+            ..WatchCreateRequest::default()
+        })),
+    };
+    let requests = tokio_stream::once(create).chain(tokio_stream::pending());
+    let channel = client(ports).await;
+    let mut responses = WatchClient::new(channel)
+        .watch(requests)
+        .await
+        .expect("a stream")
+        .into_inner();
+    let created = responses
+        .message()
+        .await
+        .expect("a response")
+        .expect("a response");
+    assert!(created.created);
+
+    #[expect(clippy::disallowed_methods, reason = "measures a process")]
+    let asked = Instant::now();
+    daemon.signal(libc::SIGTERM);
+    let ended = responses.message().await.expect_err("the stream to end");
+    assert_eq!(
+        (ended.code(), ended.message()),
+        (tonic::Code::Unavailable, "etcdserver: server stopped")
+    );
+    assert_eq!(daemon.end().await.code(), Some(0));
+    // Nothing waited for the stream, or for the request timeout of 5.5 s.
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn without_a_quorum_probes_answer_and_clients_wait() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let mut flags = ports.flags(scratch.path());
+    let others = [Ports::free().peer, Ports::free().peer];
+    flags.push(format!(
+        "--initial-cluster=m=http://127.0.0.1:{},a=http://127.0.0.1:{},b=http://127.0.0.1:{}",
+        ports.peer, others[0], others[1]
+    ));
+    let mut daemon = Daemon::start(&flags, &[]);
+    daemon.line("starting local member").await;
+    // A leaderless member is unready, but it answers.
+    assert_eq!(get(ports.metrics, "/readyz/linearizable_read").await.0, 503);
+    assert_eq!(get(ports.metrics, "/health").await.0, 503);
+    // The client port takes connections and serves none of them.
+    let asked = tokio::time::timeout(Duration::from_millis(200), get(ports.client, "/health"));
+    assert!(asked.await.is_err());
+    daemon.signal(libc::SIGINT);
+    assert_eq!(daemon.end().await.code(), Some(0), "{:#?}", daemon.seen);
+    assert!(!messages(&daemon.seen).contains(&"ready to serve client requests"));
+}
+
+#[tokio::test]
+async fn the_service_manager_is_told_once_clients_are_served() {
+    let scratch = tempfile::tempdir().unwrap();
+    let socket = scratch.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let manager = tokio::net::UnixDatagram::from_std(manager).unwrap();
+    let mut daemon = Daemon::start(
+        &Ports::free().flags(&scratch.path().join("data")),
+        &[("NOTIFY_SOCKET", socket)],
+    );
+    daemon.line("successfully notified init daemon").await;
+    assert!(messages(&daemon.seen).contains(&"ready to serve client requests"));
+    let mut buffer = [0; 32];
+    let length = tokio::time::timeout(PATIENCE, manager.recv(&mut buffer))
+        .await
+        .expect("in time")
+        .unwrap();
+    assert_eq!(&buffer[..length], b"READY=1");
+    daemon.stop().await;
+}

@@ -1,0 +1,6 @@
+//! The `kelson` process as service managers, scripts and clients see it: flags, exit codes, ports, signals, data.
+
+mod command_line;
+mod life;
+mod process;
+mod refusals;
