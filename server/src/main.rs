@@ -1,5 +1,6 @@
 //! The `kelson` binary: flags in, exit code out.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use kelson_server::config::{self, Ending, Loaded, LogSettings, usage};
@@ -30,6 +31,7 @@ fn run(Loaded { config, notes }: Loaded, arguments: &[String]) -> ExitCode {
         note.log();
     }
     tracing::info!(args = ?arguments, "Running: ");
+    raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -43,13 +45,28 @@ fn run(Loaded { config, notes }: Loaded, arguments: &[String]) -> ExitCode {
     code
 }
 
+/// Allows as many connections and files as the system lets this process have, as Go's runtime does.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a live value of the right type.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return;
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above. When it fails, the former limit stays, and with it a server that works.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+}
+
 /// Ends without a server.
 fn end(ending: Ending) -> ExitCode {
     match ending {
-        Ending::Version => print!("{}", usage::version()),
-        Ending::Help => print!("{}", usage::usage()),
+        Ending::Version => print(std::io::stdout(), &usage::version()),
+        Ending::Help => print(std::io::stdout(), &usage::usage()),
         Ending::Syntax(message) => {
-            eprint!("{message}\n{}", usage::usage());
+            print(std::io::stderr(), &format!("{message}\n{}", usage::usage()));
             return ExitCode::from(EXIT_SYNTAX);
         }
         Ending::Shadowed { variable } => {
@@ -71,8 +88,13 @@ fn end(ending: Ending) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn print(mut output: impl Write, text: &str) {
+    // A reader that has gone away, as `head` does, has read enough.
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
 fn log_to_stderr() {
     if let Err(cause) = logging::start(&LogSettings::default()) {
-        eprintln!("{cause}");
+        print(std::io::stderr(), &format!("{cause}\n"));
     }
 }

@@ -151,7 +151,9 @@ impl Server {
             return Ok(None);
         };
         let node = started.map_err(|fault| ServerError::Start(fault.to_string()))?;
-        data_dir.record(identity, true).map_err(ServerError::Start)?;
+        if !data_dir.recorded().is_some_and(|recorded| recorded.started) {
+            data_dir.record(identity, true).map_err(ServerError::Start)?;
+        }
         endpoints.serve(Running {
             node: node.clone(),
             facts: Facts {
@@ -434,6 +436,9 @@ fn log_configuration(config: &Config) {
         "unsafe-no-fsync" = config.unsafe_no_fsync,
         "starting an etcd server"
     );
+    if config.unsafe_no_fsync {
+        warn!("syncs are switched off (--unsafe-no-fsync): a crash of this machine loses data");
+    }
     info!(
         "initial-advertise-peer-urls" = urls::join(&config.cluster.advertise_peer_urls),
         "listen-peer-urls" = urls::join(&config.listen.peer),

@@ -34,6 +34,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 /// Largest header list of a request. Source: grpc-go's `defaultServerMaxHeaderListSize` is 16 MiB; metadata of etcd
 /// clients is a token and little else.
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+/// Streams a client may have opened and reset before we have looked at them. hyper's 20 would hang up on a client that
+/// cancels many calls at once; without a bound, resets cost us and nothing to the client (CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 1024;
 /// Time for an HTTP/1.1 client to send its headers. Source: etcd sets 5 minutes (`grpc` mux `http.Server`).
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(300);
 /// Ping timeout that stands for "no limit".
@@ -170,6 +173,7 @@ fn builder(settings: Http2Settings) -> Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_concurrent_streams(settings.max_concurrent_streams)
         .keep_alive_interval(settings.keepalive.interval)
         .keep_alive_timeout(settings.keepalive.timeout.unwrap_or(PING_TIMEOUT_NEVER));

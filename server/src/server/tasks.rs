@@ -12,7 +12,7 @@ use crate::config::urls;
 use crate::version::CLUSTER_VERSION;
 
 /// Pause before a refused publication is tried again.
-const PUBLISH_PAUSE: Duration = Duration::from_millis(100);
+const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
 /// How often a leader looks whether the cluster's version is still undecided. Source: etcd's `monitorVersionInterval`.
 const VERSION_INTERVAL: Duration = Duration::from_secs(4);
 
