@@ -150,7 +150,10 @@ async fn a_stop_ends_watches_at_once_and_tells_them_why() {
     #[expect(clippy::disallowed_methods, reason = "measures a process")]
     let asked = Instant::now();
     daemon.signal(libc::SIGTERM);
-    let ended = responses.message().await.expect_err("the stream to end");
+    let ended = tokio::time::timeout(PATIENCE, responses.message())
+        .await
+        .expect("in time");
+    let ended = ended.expect_err("the stream to end");
     assert_eq!(
         (ended.code(), ended.message()),
         (tonic::Code::Unavailable, "etcdserver: server stopped")
