@@ -20,6 +20,10 @@ use crate::tables::Row;
 /// Index entries looked at before their records are looked up, all at once.
 const BITE_KEYS: usize = 256;
 
+/// Changes that are looked at for a count at an older revision, per key in the range now, before walking the range is
+/// taken to be cheaper.
+const CHANGES_PER_KEY: usize = 8;
+
 /// Which keys a request names (API specification 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Span<'a> {
@@ -84,8 +88,9 @@ pub trait Records {
     fn rows(&self, revisions: &[Revision]) -> Result<Vec<Option<Arc<Row>>>, Fault>;
     /// For each revision, the newest one of the same key that is at or below main revision `main`.
     fn at_or_below(&self, revisions: &[Revision], main: u64) -> Vec<Option<Revision>>;
-    /// How many more keys of a range are alive at main revision `to` than at `from`, if that is known.
-    fn count_change(&self, from: u64, to: u64, start: &[u8], end: Option<&[u8]>) -> Option<i64>;
+    /// How many more keys of `span` are alive at main revision `to` than at `from`, if that is known and takes no more
+    /// than looking at `changes_max` changes.
+    fn count_change(&self, from: u64, to: u64, span: Span<'_>, changes_max: usize) -> Option<i64>;
 }
 
 /// The state as of one revision.
@@ -212,13 +217,15 @@ impl<R: Records> Reading<'_, R> {
         if at >= self.present {
             return Ok(span.count(self.root));
         }
-        if let Span::From(start, end) = span {
-            let now = span.count(self.root);
-            if let Some(change) = self.records.count_change(at, self.present, start, end) {
-                return Ok(now
-                    .checked_add_signed(-change)
-                    .expect("the count was not negative then"));
-            }
+        let now = span.count(self.root);
+        let changes_max = usize::try_from(now)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(CHANGES_PER_KEY);
+        let changes_max = changes_max.saturating_add(BITE_KEYS);
+        if let Some(change) = self.records.count_change(at, self.present, span, changes_max) {
+            return Ok(now
+                .checked_add_signed(-change)
+                .expect("no count was ever negative"));
         }
         let mut scan = Scan::new(self, span, at, false);
         let mut count = 0;

@@ -14,7 +14,7 @@ use crate::error::{Fault, Rejected};
 use crate::event_ring::EventRing;
 use crate::key_value::{KeyValue, key_of};
 use crate::mvcc::index::IndexRoot;
-use crate::mvcc::range::{Reading, Records};
+use crate::mvcc::range::{Reading, Records, Span};
 use crate::revision::{LogPosition, Revision};
 use crate::tables::{Row, Tables};
 use crate::txn::{self, Before, Undecided};
@@ -279,8 +279,8 @@ impl Records for Shared {
         self.state.lock().at_or_below(revisions, main)
     }
 
-    fn count_change(&self, from: u64, to: u64, start: &[u8], end: Option<&[u8]>) -> Option<i64> {
-        self.state.lock().count_change(from, to, start, end)
+    fn count_change(&self, from: u64, to: u64, span: Span<'_>, changes_max: usize) -> Option<i64> {
+        self.state.lock().count_change(from, to, span, changes_max)
     }
 }
 

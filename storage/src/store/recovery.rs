@@ -41,8 +41,7 @@ pub(super) fn recover(tables: Arc<Tables>, overlay_bytes: usize, generation: u64
         }
     }
     add_the_rest(&mut hash, &leases, &meta);
-    let is_fresh = meta == Meta::default();
-    if hash.value() != meta.hash && !is_fresh {
+    if hash.value() != meta.hash {
         return Err(damaged(
             "the rows are not the state that the checkpoint was made of".into(),
         ));

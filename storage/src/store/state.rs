@@ -18,7 +18,7 @@ use crate::mvcc::history::History;
 use crate::mvcc::index::Index;
 use crate::mvcc::live_changes::LiveChanges;
 use crate::mvcc::overlay::Overlay;
-use crate::mvcc::range::{Reading, Records};
+use crate::mvcc::range::{Reading, Records, Span};
 use crate::revision::{LogPosition, Revision};
 use crate::tables::{Meta, Row, Tables};
 
@@ -147,7 +147,13 @@ impl Records for State {
         revisions.iter().map(trace).collect()
     }
 
-    fn count_change(&self, from: u64, to: u64, start: &[u8], end: Option<&[u8]>) -> Option<i64> {
+    fn count_change(&self, from: u64, to: u64, span: Span<'_>, changes_max: usize) -> Option<i64> {
+        let Span::From(start, end) = span else {
+            return None;
+        };
+        if self.live_changes.changes_since(from)? > changes_max {
+            return None;
+        }
         let since_from = self.live_changes.count_delta_since(from, start, end)?;
         let since_to = self.live_changes.count_delta_since(to, start, end)?;
         Some(since_from - since_to)
