@@ -2,11 +2,26 @@
 //!
 //! A lease's existence and TTL are replicated; its remaining time is not. The leader counts on its monotonic clock
 //! and proposes the revoke; nobody else does. A new leader starts every lease afresh.
+//!
+//! ```text
+//! apply ──> LeaseChange ──> task ──> Expiry <── keepalive, time to live (this member's or forwarded)
+//!                             └─ LeaseRevoke{expiry_term} ──> log
+//! ```
+
+mod confirm;
+mod expiry;
+mod host;
+mod keeper;
+mod task;
+#[cfg(test)]
+mod tests;
+mod wire;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use kelson_raft::node::Node;
+
+pub use self::keeper::LeaseKeeper;
 
 /// Smallest TTL granted, in seconds: 1.5 election timeouts, rounded up, so that a lease outlives a leader change.
 /// Source: etcd `minTTL`.
@@ -54,36 +69,15 @@ pub enum LeaseError {
     Stopped,
 }
 
-/// Handle of the lease keeper. Cheap to clone.
-#[derive(Clone)]
-pub struct LeaseKeeper {
-    node: Node,
-}
-
-impl LeaseKeeper {
-    /// A keeper over `node`, registered as what answers other members' lease questions, and the task that counts
-    /// leases out. The task ends when the node stops.
-    pub fn start(node: Node) -> (Self, impl Future<Output = ()>) {
-        (Self { node }, std::future::ready(()))
-    }
-
-    /// Renews a lease, on whichever member the leader is.
-    pub async fn keep_alive(&self, _id: i64) -> Result<KeepAliveAnswer, LeaseError> {
-        Err(LeaseError::NoLeader)
-    }
-
-    /// Asks the leader how long a lease has left, and for its keys if `keys`.
-    pub async fn time_to_live(&self, _id: i64, _keys: bool) -> Result<TimeToLiveAnswer, LeaseError> {
-        Err(LeaseError::NoLeader)
-    }
-
-    /// Ids of all leases this member knows; on the leader those that end first come first.
-    pub fn leases_ordered(&self) -> Vec<i64> {
-        self.node
-            .reader()
-            .leases()
-            .into_iter()
-            .map(|(id, _ttl)| id)
-            .collect()
-    }
+/// What happened to leases on this member since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseCounts {
+    /// Leases granted, by whichever member.
+    pub granted: u64,
+    /// Leases revoked, by clients or by expiry.
+    pub revoked: u64,
+    /// Keepalives that this member, as leader, answered with a TTL.
+    pub renewed: u64,
+    /// Leases that this member, as leader, counted out.
+    pub expired: u64,
 }
