@@ -49,9 +49,9 @@ pub enum ServerError {
     /// The member failed: its disk, its data, or its consensus.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// A task that lives as long as the server ended.
-    #[error("{0} has ended")]
-    TaskEnded(&'static str),
+    /// A task that the server lives from panicked; the log has the panic.
+    #[error("a task of the server panicked")]
+    TaskPanicked,
 }
 
 /// Runs a member until it is told to stop, or fails. Says all there is to say in the log; the code is for the shell.
@@ -369,16 +369,17 @@ fn services(
         config.limits.max_request_bytes,
     );
     let (watch_hub, watching) = WatchHub::start(node.clone(), watch_options);
+    // Both end well only when the node has stopped or nobody is left to serve; neither is a failure.
     vital.spawn(async move {
         match watching.await {
-            Ok(()) => ServerError::TaskEnded("the watch hub"),
+            Ok(()) => std::future::pending().await,
             Err(fault) => fault.into(),
         }
     });
     let (leases, expiring) = LeaseKeeper::start(node.clone());
     vital.spawn(async move {
         expiring.await;
-        ServerError::TaskEnded("the lease keeper")
+        std::future::pending().await
     });
     let limits = Limits {
         max_request_bytes: config.limits.max_request_bytes,
@@ -400,7 +401,7 @@ async fn first_failure(
     tokio::select! {
         fault = node.fault() => fault.into(),
         Some(fault) = faults.recv() => fault.into(),
-        Some(ended) = vital.join_next() => ended.unwrap_or(ServerError::TaskEnded("a task that panicked")),
+        Some(ended) = vital.join_next() => ended.unwrap_or(ServerError::TaskPanicked),
     }
 }
 
