@@ -32,6 +32,7 @@ fn run(Loaded { config, notes }: Loaded, arguments: &[String]) -> ExitCode {
     }
     tracing::info!(args = ?arguments, "Running: ");
     raise_descriptor_limit();
+    turn_size_limits_into_errors();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -58,6 +59,12 @@ fn raise_descriptor_limit() {
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above. When it fails, the former limit stays, and with it a server that works.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+}
+
+/// A write beyond a limit on file sizes becomes a failed write, which has a path and a log line, instead of a signal.
+fn turn_size_limits_into_errors() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Ends without a server.

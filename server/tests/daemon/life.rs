@@ -164,6 +164,38 @@ async fn a_stop_ends_watches_at_once_and_tells_them_why() {
 }
 
 #[tokio::test]
+async fn a_failed_write_ends_the_process_at_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let mut daemon = Daemon::serving(ports, scratch.path()).await;
+    let mut client = KvClient::new(client(ports).await);
+    daemon.refuse_writes();
+    let request = PutRequest {
+        key: "k".into(),
+        ..PutRequest::default()
+    };
+    #[expect(clippy::disallowed_methods, reason = "measures a process")]
+    let asked = Instant::now();
+    client
+        .put(request)
+        .await
+        .expect_err("no answer for what is not on disk");
+    assert_eq!(daemon.end().await.code(), Some(1), "{:#?}", daemon.seen);
+    // The promise is a second; the bound leaves room for a busy machine, but not for the request timeout.
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    let last = daemon
+        .seen
+        .iter()
+        .rfind(|line| line["level"] == "fatal")
+        .expect("a fatal line");
+    let error = last["error"].as_str().expect("a text");
+    assert!(
+        error.contains("member/wal/") || error.contains("member/snap/db"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn without_a_quorum_probes_answer_and_clients_wait() {
     let scratch = tempfile::tempdir().unwrap();
     let ports = Ports::free();

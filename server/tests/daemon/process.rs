@@ -138,8 +138,30 @@ impl Daemon {
         found.unwrap_or_else(|| panic!("no {message:?} in {:#?}", self.seen))
     }
 
+    /// From now on every write to a file fails.
+    pub fn refuse_writes(&self) {
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: the pointer is to a live value of the right type; the child has not been waited for.
+        let done = unsafe {
+            libc::prlimit(
+                self.pid(),
+                libc::RLIMIT_FSIZE,
+                &raw const none,
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(done, 0);
+    }
+
+    fn pid(&self) -> libc::pid_t {
+        libc::pid_t::try_from(self.child.id().expect("running")).expect("a process id")
+    }
+
     pub fn signal(&self, signal: i32) {
-        let pid = libc_pid(self.child.id().expect("running"));
+        let pid = self.pid();
         // SAFETY: plain system call on a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
     }
@@ -163,10 +185,6 @@ impl Daemon {
         assert_eq!(status.code(), Some(0), "{status} {:#?}", self.seen);
         self.seen
     }
-}
-
-fn libc_pid(id: u32) -> libc::pid_t {
-    libc::pid_t::try_from(id).expect("a process id")
 }
 
 /// `GET` over HTTP/1.1: status and body.

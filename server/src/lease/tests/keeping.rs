@@ -137,7 +137,10 @@ async fn former_leader_neither_renews_nor_expires() {
     let asking = keep_alive(&cluster, 1, 1);
     let learning = async {
         sleep(5 * SECOND).await;
-        assert!(cluster.stale_expiries() > 0, "the log rejected what it counted out");
+        assert!(
+            cluster.stale_expiries() > 0,
+            "the log rejected what it counted out"
+        );
         cluster.enlighten();
     };
     let (answer, ()) = tokio::join!(asking, learning);
