@@ -123,6 +123,21 @@ async fn one_port_speaks_grpc_and_http() {
 }
 
 #[tokio::test]
+async fn http_can_have_ports_of_its_own() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (ports, http) = (Ports::free(), Ports::free().client);
+    let mut flags = ports.flags(scratch.path());
+    flags.push(format!("--listen-client-http-urls=http://127.0.0.1:{http}"));
+    let mut daemon = Daemon::start(&flags, &[]);
+    daemon.line("ready to serve client requests").await;
+    assert_eq!(get(http, "/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(get(http, "/version").await.0, 200);
+    assert_eq!(get(ports.client, "/livez").await.0, 405);
+    put(&client(ports).await, "k", "v").await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
 async fn a_stop_ends_watches_at_once_and_tells_them_why() {
     let scratch = tempfile::tempdir().unwrap();
     let ports = Ports::free();
