@@ -52,20 +52,22 @@ impl Cluster {
             return Cluster::fresh(size, &[]).await;
         }
         let turn = TURN.lock().await;
-        let members = endpoints[..size]
-            .iter()
-            .map(|endpoint| Running {
-                endpoint: (*endpoint).to_owned(),
-                flags: Vec::new(),
-                log: PathBuf::new(),
-                process: None,
-            })
-            .collect();
-        let cluster = Cluster {
+        let lent = |endpoint: &str| Running {
+            endpoint: endpoint.to_owned(),
+            flags: Vec::new(),
+            log: PathBuf::new(),
+            process: None,
+        };
+        let members = endpoints.into_iter().map(lent).collect();
+        let mut cluster = Cluster {
             members,
             _turn: Some(turn),
             _directory: None,
         };
+        // The leader first: a test of one member expects one that leads.
+        let leader = cluster.leader(0).await;
+        cluster.members.swap(0, leader);
+        cluster.members.truncate(size);
         cluster.client(0).wipe().await;
         cluster
     }
