@@ -17,7 +17,7 @@ use kelson_storage::wal::{Recovered, Wal, WalEntry, WalReader};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::codec::{decode_vote, encode_vote, entry_of, payload_bytes};
@@ -261,7 +261,17 @@ fn run(mut wal: Wal, shared: &Shared, fault: &FaultSignal) {
         {
             let mut work = shared.queue.work.lock();
             while work.is_empty() {
-                shared.queue.ready.wait(&mut work);
+                // Idle: put spare segments in order, a bounded step at a time, so that no append ever waits for one.
+                let more = MutexGuard::unlocked(&mut work, || wal.tidy());
+                match more {
+                    Ok(true) => {}
+                    Ok(false) if work.is_empty() => shared.queue.ready.wait(&mut work),
+                    Ok(false) => {}
+                    Err(error) => {
+                        fault.raise(error);
+                        return;
+                    }
+                }
             }
             while let Some(item) = work.pop_front() {
                 group.items.push(item);
@@ -291,6 +301,9 @@ fn run(mut wal: Wal, shared: &Shared, fault: &FaultSignal) {
             return;
         }
         if stop {
+            if let Err(error) = wal.seal() {
+                fault.raise(error);
+            }
             return;
         }
     }

@@ -443,10 +443,11 @@ impl Node {
         self.hand_over().await;
         self.inner.stopping.store(true, Ordering::Relaxed);
         self.inner.to_leader.stop();
+        // First our own tasks: one of them takes the end of the core for a fault.
+        self.inner.tasks.abort_all();
         if self.inner.raft.shutdown().await.is_err() {
             tracing::warn!("the raft core had panicked");
         }
-        self.inner.tasks.abort_all();
         self.inner.storage.stop();
         let threads = self.inner.threads.lock().take();
         let joined = tokio::task::spawn_blocking(move || {

@@ -257,12 +257,22 @@ fn open(config: &NodeConfig) -> Result<Opened, Fault> {
         ));
     }
     let options = WalOptions {
-        directory: log_directory,
+        directory: log_directory.clone(),
         cluster_id: config.cluster_id,
         member_id: config.id,
         segment_bytes: WAL_SEGMENT_BYTES,
     };
     let (wal, recovered) = Wal::open(disk.clone(), options, !has_log)?;
+    if recovered.last < store.applied() {
+        return Err(unusable(
+            &log_directory,
+            format!(
+                "the log ends at {:?}, before what the database holds ({:?}): its newest segments are missing",
+                recovered.last,
+                store.applied()
+            ),
+        ));
+    }
     if let Some((path, offset, bytes)) = &recovered.tail_cut {
         tracing::warn!(path = %path.display(), offset, bytes, "cut a torn tail that was never acknowledged");
     }
