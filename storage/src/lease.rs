@@ -65,9 +65,14 @@ impl Leases {
         self.by_id.get(&id).map(|lease| lease.ttl)
     }
 
+    /// Attached keys, in no order; none if there is no such lease.
+    pub fn keys_unordered(&self, id: i64) -> Option<Vec<Bytes>> {
+        Some(self.by_id.get(&id)?.keys.iter().cloned().collect())
+    }
+
     /// Attached keys in order; none if there is no such lease.
     pub fn keys(&self, id: i64) -> Option<Vec<Bytes>> {
-        let mut keys: Vec<_> = self.by_id.get(&id)?.keys.iter().cloned().collect();
+        let mut keys = self.keys_unordered(id)?;
         keys.sort_unstable();
         Some(keys)
     }

@@ -253,3 +253,6 @@ pub fn run_reads<E>(
     }
     Ok(TxnApplied { succeeded, responses })
 }
+
+#[cfg(test)]
+mod tests;

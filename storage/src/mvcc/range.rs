@@ -443,3 +443,6 @@ fn key_only(key: &[u8], meta: &KeyMeta) -> Bytes {
     }
     .to_bytes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,8 +26,8 @@ pub struct Checkpointer {
     shared: Arc<Shared>,
     /// The generation of the state that everything below is about.
     generation: u64,
-    /// What the last step wrote.
-    written: Option<LogPosition>,
+    /// The log position and the finished compaction that the last step wrote.
+    written: Option<(Option<LogPosition>, Option<u64>)>,
     /// Whether the database holds anything that is not durable.
     unsynced: bool,
     unsynced_bytes: u64,
@@ -97,10 +97,11 @@ impl Checkpointer {
         captured.batch.deletes.clone_from(&bite.deletes);
         captured.batch.meta.compact_finished = self.finished;
         let applied = captured.batch.meta.applied;
-        let is_new = applied != self.written || !bite.deletes.is_empty() || self.has_news(&captured);
+        let stands = Some((applied, self.finished));
+        let is_new = stands != self.written || !bite.deletes.is_empty();
         if is_new || (durable && self.unsynced) {
             captured.tables.write(&captured.batch, durable)?;
-            self.written = applied;
+            self.written = stands;
             self.unsynced = !durable;
             let rows = captured.batch.rows.iter();
             self.unsynced_bytes += rows.map(|(_, row)| row.kv.len() as u64).sum::<u64>();
@@ -149,11 +150,6 @@ impl Checkpointer {
             batch,
             written,
         }
-    }
-
-    fn has_news(&self, captured: &Captured) -> bool {
-        let batch = &captured.batch;
-        !batch.rows.is_empty() || !batch.leases_put.is_empty() || !batch.leases_removed.is_empty()
     }
 
     /// Looks for the next rows that the compaction under way forgets, and starts a compaction if one is due.

@@ -70,7 +70,9 @@ impl StoreReader {
 
     /// Keys attached to a lease, sorted; none if there is no such lease.
     pub fn lease_keys(&self, id: i64) -> Option<Vec<Bytes>> {
-        self.shared.state.lock().leases.keys(id)
+        let mut keys = self.shared.state.lock().leases.keys_unordered(id)?;
+        keys.sort_unstable();
+        Some(keys)
     }
 
     /// All leases with their granted TTL, by id.
