@@ -304,3 +304,46 @@ fn rows_that_are_not_the_checkpoints_are_found_at_start() {
     let fault = Store::open(Arc::new(RealDisk::default()), options).err();
     assert!(matches!(fault, Some(Fault::Damaged { .. })), "{fault:?}");
 }
+
+#[test]
+fn snapshot_of_a_later_state_shows_through_the_handles_of_before() {
+    let mut ahead = Fixture::new();
+    let lease = Command::LeaseGrant { id: 5, ttl: 60 };
+    for command in [put("a", "1"), put("a", "2"), put("b", "3"), lease] {
+        ahead.run(command).unwrap();
+    }
+    ahead.checkpointer.step(true).unwrap();
+    let mut image = crate::tables::WriteBatch {
+        meta: ahead.store.reader().tables().meta().unwrap(),
+        leases_put: ahead.store.reader().tables().leases().unwrap(),
+        ..crate::tables::WriteBatch::default()
+    };
+    let mut keep = |revision, row| {
+        image.rows.push((revision, Arc::new(row)));
+        Ok(())
+    };
+    ahead.store.reader().tables().scan(&mut keep).unwrap();
+
+    let mut behind = Fixture::new();
+    behind.run(put("a", "1")).unwrap();
+    let (reader, view) = (behind.store.reader(), behind.store.reader().view());
+    let received = behind.directory.path().join("received");
+    let tables = Tables::open(Arc::new(RealDisk::default()), &received).unwrap();
+    tables.write(&image, true).unwrap();
+    behind.store.replace(tables).unwrap();
+
+    assert_eq!(reader.rolling_hash(), ahead.store.reader().rolling_hash());
+    assert_eq!((reader.revision(), reader.leases()), (4, vec![(5, 60)]));
+    assert_eq!(reader.event_ring().read_from(2, 4), RingRead::Behind);
+    assert_eq!(reader.history(2, 1 << 20).unwrap().batches.len(), 3);
+    assert_eq!(view.range(&all()).unwrap().count, 1, "a view stays what it was");
+    // Apply and write-behind go on from there.
+    for fixture in [&mut ahead, &mut behind] {
+        fixture.seq = 10;
+        fixture.run(put("c", "4")).unwrap();
+    }
+    let step = behind.checkpointer.step(true).unwrap();
+    assert_eq!(step.durable, ahead.store.applied());
+    assert_eq!(reader.rolling_hash(), ahead.store.reader().rolling_hash());
+    assert_eq!(reader.tables().meta().unwrap().revision, 5);
+}
