@@ -80,6 +80,10 @@ pub(super) fn fault(file: &BlockFile, error: impl Into<redb::Error>) -> Fault {
     match error.into() {
         redb::Error::Io(error) => Fault::io("access", path, error),
         redb::Error::Corrupted(what) => Fault::damaged(path, 0, what),
+        // Of our own files no other version of redb's format is ever written.
+        redb::Error::UpgradeRequired(version) => {
+            Fault::damaged(path, 0, format!("a commit record claims engine format {version}"))
+        }
         redb::Error::RepairAborted => Fault::damaged(path, 0, "the newest commit is not complete"),
         error @ (redb::Error::TableDoesNotExist(_)
         | redb::Error::TableTypeMismatch { .. }

@@ -79,3 +79,107 @@ fn what_was_written_is_read_before_and_after_reopening() {
     tables.close().unwrap();
     check(&Tables::open(Arc::new(RealDisk::new()), &path).unwrap());
 }
+
+/// What redb counts, by reading every page.
+fn counted(tables: &Tables) -> u64 {
+    let transaction = tables.engine.database.begin_write().unwrap();
+    let pages = transaction.stats().unwrap().allocated_pages();
+    transaction.abort().unwrap();
+    pages * 4096
+}
+
+#[test]
+fn the_reckoned_size_stays_close_to_the_pages_that_redb_counts() {
+    for value in [10, 290, 1500, 2100, 5000, 30_000] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let tables = Tables::open(Arc::new(RealDisk::without_sync()), &path).unwrap();
+        let count = 30_000_000 / (value as u64 + 500);
+        let check = |what: &str| {
+            tables.write(&WriteBatch::default(), true).unwrap();
+            let (size, counted) = (tables.size(), counted(&tables));
+            assert!(0 < size.allocated && size.in_use <= size.allocated);
+            // What it may be off by is bounded: a quarter, and the few MiB of the engine's own pages.
+            let slack = 3 << 20;
+            assert!(
+                size.allocated + slack >= counted / 4 * 3 && size.allocated <= counted / 2 * 3 + slack,
+                "{what} values of {value}: reckoned {size:?}, counted {counted}"
+            );
+        };
+        check("no");
+        for from in (2..count).step_by(500) {
+            let rows = (from..from + 500).map(|main| (Revision::new(main, 0), row(value, None)));
+            let rows = rows.collect();
+            let batch = WriteBatch {
+                rows,
+                ..WriteBatch::default()
+            };
+            tables.write(&batch, from % 3 == 0).unwrap();
+        }
+        check("appended");
+        for tenths in [3, 5, 7, 9, 10] {
+            let deletes = (2..count + 500).filter(|main| main * 7919 % 10 < tenths);
+            let batch = WriteBatch {
+                deletes: deletes.map(|main| Revision::new(main, 0)).collect(),
+                ..WriteBatch::default()
+            };
+            tables.write(&batch, true).unwrap();
+            check(&format!("after deleting {tenths} tenths:"));
+        }
+    }
+}
+
+#[test]
+fn a_repeated_write_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
+    tables.write(&batch(2, 50), true).unwrap();
+    let rows = all_rows(&tables);
+    let size = tables.size();
+    tables.write(&batch(2, 50), true).unwrap();
+    assert_eq!(all_rows(&tables), rows);
+    assert_eq!(tables.size().in_use, size.in_use);
+}
+
+#[test]
+fn reading_from_a_revision_returns_as_much_as_asked_for_and_at_least_one_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
+    let rows = (2..20).map(|main| (Revision::new(main, 0), row(100, None)));
+    let batch = WriteBatch {
+        rows: rows.collect(),
+        ..WriteBatch::default()
+    };
+    tables.write(&batch, false).unwrap();
+    let mains = |from, bytes| {
+        let rows = tables.read_from(Revision::new(from, 0), bytes).unwrap();
+        rows.iter().map(|(at, _)| at.main).collect::<Vec<_>>()
+    };
+    assert_eq!(mains(0, 0), [2]);
+    assert_eq!(mains(5, 300), [5, 6, 7]);
+    assert_eq!(mains(5, 399), [5, 6, 7]);
+    assert_eq!(mains(18, 10_000), [18, 19]);
+    assert_eq!(mains(20, 10_000), []);
+}
+
+#[test]
+fn a_database_in_use_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("db");
+    let _held = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
+    match Tables::open(Arc::new(RealDisk::new()), &path) {
+        Err(Fault::Unusable { path: named, .. }) => assert_eq!(named, path),
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[test]
+fn a_newer_state_record_is_refused_as_newer() {
+    let mut record = meta::encode(&Meta::default(), Counts::default());
+    record[7] = 2;
+    let crc = crc32fast::hash(&record[4..]);
+    record[..4].copy_from_slice(&crc.to_be_bytes());
+    assert_eq!(meta::decode(&record), Err(meta::BadMeta::Newer(2)));
+}
