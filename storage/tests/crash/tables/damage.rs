@@ -140,7 +140,12 @@ fn a_flipped_bit_changes_nothing_or_is_a_fault() {
 fn every_flipped_bit_of_the_header_changes_nothing_or_is_a_fault() {
     for closed in [false, true] {
         let sample = Sample::new(3, closed);
-        for bit in (0..HEADER_BYTES * 8).step_by(if places() > 1000 { 1 } else { 7 }) {
+        for bit in 0..HEADER_BYTES * 8 {
+            // In a short run: every bit of the byte that chooses a commit and of the commits' versions, some of the rest.
+            let short = places() <= 1000;
+            if short && ![9, 64, 192].contains(&(bit / 8)) && bit % 7 != 0 {
+                continue;
+            }
             let mut bytes = sample.bytes.clone();
             bytes[HEADER_START + bit / 8] ^= 1 << (bit % 8);
             sample.check(bytes, &format!("closed {closed}, header bit {bit}"));
