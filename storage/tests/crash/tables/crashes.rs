@@ -1,5 +1,6 @@
 //! Power losses and failing calls.
 
+use kelson_storage::snapshot::{ImageReader, ImageWriter, install, temporary_beside};
 use kelson_storage::testing::{DiskError, Recording};
 
 use super::*;
@@ -200,5 +201,57 @@ fn a_full_disk_is_a_fault_and_what_was_durable_is_there_when_it_has_room_again()
         let disk = disk.restart();
         disk.set_capacity(None);
         recover(&run, &disk, &mut random, 0, &format!("seed {seed}"));
+    }
+}
+
+/// Replaces the database by an image, as a member does that is too far behind.
+fn receive(disk: &FaultyDisk, frames: &[Bytes]) -> Result<(), Fault> {
+    let target = Path::new(DATABASE);
+    let temporary = temporary_beside(disk, target);
+    let mut reader = ImageReader::create(Arc::new(disk.clone()), &temporary)?;
+    for frame in frames {
+        reader.feed(frame.clone())?;
+    }
+    reader.finish()?;
+    install(disk, &temporary, target)
+}
+
+#[test]
+fn an_image_that_is_interrupted_leaves_the_old_database_or_the_new_one() {
+    for seed in seeds(2) {
+        let mut random = Random::new(seed);
+        let mut run = Run::new();
+        let disk = disk();
+        let old = open(&disk).unwrap();
+        old.write(&run.plan(&mut random), true).unwrap();
+        drop(old);
+        let before = disk.restart();
+        let new = open(&disk).unwrap();
+        new.write(&run.plan(&mut random), true).unwrap();
+        let mut writer = ImageWriter::new(&new).unwrap();
+        let frames: Vec<_> = std::iter::from_fn(|| writer.next_frame().unwrap()).collect();
+        run.durable = 1;
+
+        let disk = before.restart();
+        disk.record(Recording::All);
+        receive(&disk, &frames).unwrap();
+        for (moment, crashed) in disk.take_recorded().iter().enumerate() {
+            let crashed = crashed.crash(random.number());
+            let context = format!("seed {seed}, crash at {moment}");
+            recover(&run, &crashed, &mut random, 0, &context);
+        }
+        for nth in 1.. {
+            let disk = before.restart();
+            disk.fail_nth(nth, None, DiskError::Full);
+            let received = receive(&disk, &frames);
+            if disk.failure_is_pending() {
+                break;
+            }
+            let context = format!("seed {seed}, failed at {nth}");
+            received.expect_err(&context);
+            recover(&run, &disk.restart(), &mut random, 0, &context);
+        }
+        run.durable = 2;
+        recover(&run, &disk, &mut random, 0, &format!("seed {seed}, received"));
     }
 }
