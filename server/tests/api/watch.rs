@@ -456,28 +456,30 @@ async fn a_large_revision_is_fragmented_only_on_request() {
             })
             .collect::<Vec<_>>()
     };
+    client.run(puts(1)).await.expect("txn succeeds");
     let start_revision = client
-        .run(puts(1))
+        .run(puts(2))
         .await
         .expect("txn succeeds")
         .header
         .expect("header")
         .revision;
-    client.run(puts(2)).await.expect("txn succeeds");
-    let from_start = pb::WatchCreateRequest {
+    // With the pairs before it, one revision takes more than one piece may hold.
+    let request = pb::WatchCreateRequest {
         start_revision,
+        prev_kv: true,
         ..on_range("k", "l")
     };
 
     let mut plain = client.watch();
-    plain.created(from_start.clone()).await;
+    plain.created(request.clone()).await;
     let reply = plain.next().await;
-    assert_eq!((reply.events.len(), reply.fragment), (2 * EVENTS, false));
+    assert_eq!((reply.events.len(), reply.fragment), (EVENTS, false));
 
     let mut fragmented = client.watch();
     let fragments = pb::WatchCreateRequest {
         fragment: true,
-        ..from_start
+        ..request
     };
     fragmented.created(fragments).await;
     let mut pieces = Vec::new();
