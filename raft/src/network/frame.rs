@@ -21,6 +21,8 @@ pub(crate) const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const HEADER_BYTES: usize = 8;
 const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// Room that a read wants. Only below it is a new buffer begun: entries keep slices of the old one alive.
+const READ_ROOM_BYTES_MIN: usize = 8 * 1024;
 /// Capacity above which a writer's buffer is given back after a large frame.
 const KEEP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -138,7 +140,9 @@ impl FrameReader {
             if let Some(frame) = take_frame(&mut self.buffer)? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(READ_AHEAD_BYTES);
+            if self.buffer.capacity() - self.buffer.len() < READ_ROOM_BYTES_MIN {
+                self.buffer.reserve(READ_AHEAD_BYTES);
+            }
             if self.reader.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
