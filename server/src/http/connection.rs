@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use super::authority::Lenient;
 use super::{Endpoints, Surface, listener};
 use crate::config::Keepalive;
 
@@ -187,7 +188,7 @@ async fn connection<G: Grpc>(stream: TcpStream, builder: Arc<Builder<TokioExecut
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(request).await) }
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Lenient::new(stream)), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stop.drain.cancelled() => None,

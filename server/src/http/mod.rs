@@ -3,6 +3,7 @@
 //! [`Endpoints`] maps a path to an answer; what it needs to know about the member comes through [`member::Member`], so
 //! every body can be tested without one. [`listener`] and [`connection`] own the sockets.
 
+mod authority;
 pub mod connection;
 mod counters;
 pub mod health;

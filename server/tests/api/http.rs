@@ -108,3 +108,50 @@ async fn garbage_does_not_harm_the_others() {
     let (code, _, _) = exchange(&cluster, "POST", "/etcdserverpb.KV/Range").await;
     assert!((400..500).contains(&code), "{code}");
 }
+
+#[tokio::test]
+async fn a_url_as_authority_is_let_in() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // An empty message, last of stream 1.
+    const DATA: &[u8] = &[0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0];
+    let cluster = Cluster::single().await;
+    // Clients of etcd 3.4 send what they were given as endpoint. Method and scheme are entries of the static table.
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in [
+        (&[0x44][..], "/etcdserverpb.Maintenance/Status"),
+        (&[0x41], &format!("http://{}", cluster.endpoint(0))),
+        (b"\x40\x0ccontent-type", "application/grpc"),
+        (b"\x40\x02te", "trailers"),
+    ] {
+        block.extend(name);
+        block.push(u8::try_from(value.len()).expect("short"));
+        block.extend(value.as_bytes());
+    }
+    let mut request = [PREFACE, SETTINGS].concat();
+    request.extend([0, 0, u8::try_from(block.len()).expect("short"), 1, 4, 0, 0, 0, 1]);
+    request.extend(block);
+    request.extend(DATA);
+    let mut stream = TcpStream::connect(cluster.endpoint(0))
+        .await
+        .expect("the port is open");
+    stream.write_all(&request).await.expect("the connection is open");
+    loop {
+        let mut header = [0; 9];
+        in_time("a frame", stream.read_exact(&mut header))
+            .await
+            .expect("the connection is open");
+        let [high, middle, low, kind, ..] = header;
+        let mut payload = vec![0; u32::from_be_bytes([0, high, middle, low]) as usize];
+        in_time("its payload", stream.read_exact(&mut payload))
+            .await
+            .expect("the connection is open");
+        match kind {
+            // The reply's headers.
+            1 => return,
+            3 => panic!("the stream was reset: {payload:?}"),
+            7 => panic!("the connection was refused: {payload:?}"),
+            _ => {}
+        }
+    }
+}
