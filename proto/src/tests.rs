@@ -139,5 +139,7 @@ fn hello_round_trips() {
         from: 1,
         to: 2,
         version: 1,
+        purpose: 2,
+        refusal: "cluster ID mismatch".to_owned(),
     });
 }
