@@ -46,12 +46,13 @@ impl Setup {
         self.applied.send_replace(self.store.put(key, value));
     }
 
-    /// The next response of `responses`, while the task runs.
+    /// The next response of `responses`, while the task runs; a day of paused time without one is a failure.
     async fn next<S: Stream<Item = WatchResponse> + Unpin>(&mut self, responses: &mut S) -> WatchResponse {
         tokio::select! {
             biased;
             response = responses.next() => response.expect("the stream goes on"),
             ended = &mut self.task => panic!("task ended: {ended:?}"),
+            () = tokio::time::sleep(Duration::from_secs(24 * 3600)) => panic!("no response comes"),
         }
     }
 
