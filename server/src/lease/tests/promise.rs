@@ -36,8 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (2..6i64).prop_map(|ttl| Step::Grant { ttl }),
         12 => (0..20usize, 0..3usize).prop_map(|(nth, member)| Step::KeepAlive { nth, member }),
         1 => (0..4u64).prop_map(Step::Elect),
-        1 => (1..4u64, 1..4u64).prop_map(|(leader, unaware)| Step::ElectSecretly { leader, unaware }),
-        2 => Just(Step::Enlighten),
+        2 => (1..4u64, 1..4u64).prop_map(|(leader, unaware)| Step::ElectSecretly { leader, unaware }),
+        1 => Just(Step::Enlighten),
         1 => any::<bool>().prop_map(Step::LoseExpiry),
         12 => (0..1500u64).prop_map(Step::Pass),
     ]
