@@ -3,5 +3,6 @@
 mod interleavings;
 mod model;
 mod quirks;
+mod store;
 mod task;
 mod world;
