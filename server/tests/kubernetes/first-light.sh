@@ -300,8 +300,7 @@ read_on() {
 }
 
 # lose_member <title> <name>: kills it between two writes of a steady series. A write that the killed process
-# itself was working on has no known outcome, and the apiserver says so to its user, with any store; every
-# other call has to succeed.
+# itself was working on would have no known outcome, with any store; every other call has to succeed.
 lose_member() {
   local title=$1 name=$2 round reader slowest_before=$SLOWEST_MS
   SLOWEST_MS=0
