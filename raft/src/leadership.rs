@@ -82,8 +82,15 @@ pub(crate) async fn watch_leadership(
     let mut tick = tokio::time::interval(election_timeout / 4);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let patience = 2 * election_timeout;
+    let mut named = None;
     loop {
         let now = Instant::now();
+        let current = metrics.borrow_and_update().current_leader;
+        if current != named {
+            // A new leader's name comes from its own message: that is hearing it.
+            named = current;
+            *heard.lock() = Some(now);
+        }
         let seen = {
             let server = metrics.borrow_and_update();
             let term = server.vote.leader_id.term;

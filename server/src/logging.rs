@@ -74,8 +74,15 @@ fn filter(level: LogLevel) -> Targets {
         LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
         LogLevel::Fatal => (LevelFilter::OFF, LevelFilter::OFF),
     };
+    // openraft warns of every attempt to reach a peer that is down; our own lines tell it once.
+    let consensus = if level == LogLevel::Debug {
+        libraries
+    } else {
+        libraries.min(LevelFilter::ERROR)
+    };
     Targets::new()
         .with_default(libraries)
+        .with_target("openraft", consensus)
         .with_target(OWN_TARGET, own)
         .with_target(FATAL, LevelFilter::ERROR)
 }

@@ -59,6 +59,7 @@ impl Network {
             urls: node.urls.clone(),
             purpose,
             link: None,
+            unreachable: false,
         }
     }
 }
@@ -70,6 +71,8 @@ pub(crate) struct PeerClient {
     urls: Vec<String>,
     purpose: Purpose,
     link: Option<Link>,
+    /// Whether the last attempt to connect failed, and was told.
+    unreachable: bool,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -79,9 +82,26 @@ impl PeerClient {
         if let Some(link) = self.link.take() {
             return Ok(link);
         }
-        Link::connect(&self.network.identity, self.target, &self.urls, self.purpose)
-            .await
-            .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+        let connected = Link::connect(&self.network.identity, self.target, &self.urls, self.purpose).await;
+        self.tell(connected.as_ref().err());
+        connected.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+    }
+
+    /// Says once that the peer cannot be reached, and once that it can again.
+    fn tell(&mut self, error: Option<&io::Error>) {
+        let peer = format!("{:x}", self.target);
+        match error {
+            Some(error) if !self.unreachable => {
+                tracing::warn!(remote_peer_id = peer, purpose = ?self.purpose, %error, "cannot reach remote peer");
+            }
+            None => tracing::info!(
+                remote_peer_id = peer,
+                purpose = ?self.purpose,
+                "established TCP streaming connection with remote peer"
+            ),
+            Some(_) => {}
+        }
+        self.unreachable = error.is_some();
     }
 
     /// One request and its reply. The connection is kept only when both went well.
@@ -227,12 +247,19 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let link = self.take_link().await?;
+            let mut input = input;
+            // openraft holds the first request back while it wants a pause after errors: ask for it before dialling.
+            let Some(first) = input.next().await else {
+                return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
+            };
+            let mut link = self.take_link().await?;
+            link.writer.put(Kind::Append, &append_message(&first));
+            link.writer.flush().await.map_err(network_error)?;
             let pipeline = Pipeline {
                 client: self,
                 link,
                 input: Some(input),
-                in_flight: 0,
+                in_flight: 1,
             };
             let replies = futures::stream::unfold(Some(pipeline), |pipeline| async move {
                 let mut pipeline = pipeline?;
