@@ -113,6 +113,7 @@ async fn garbage_does_not_harm_the_others() {
 async fn a_url_as_authority_is_let_in() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const STATUS_200: u8 = 0x88;
     // An empty message, last of stream 1.
     const DATA: &[u8] = &[0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0];
     let cluster = Cluster::single().await;
@@ -147,8 +148,11 @@ async fn a_url_as_authority_is_let_in() {
             .await
             .expect("the connection is open");
         match kind {
-            // The reply's headers.
-            1 => return,
+            // The reply's headers, of which the first is an entry of the static table.
+            1 => {
+                assert_eq!(payload.first(), Some(&STATUS_200));
+                return;
+            }
             3 => panic!("the stream was reset: {payload:?}"),
             7 => panic!("the connection was refused: {payload:?}"),
             _ => {}
