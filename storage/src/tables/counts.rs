@@ -79,7 +79,8 @@ impl Counts {
         let allocated = reckoned.min(file_bytes).max(PAGE_BYTES);
         DatabaseSize {
             allocated,
-            in_use: self.row_bytes.min(allocated),
+            // The state record's page is in use in every database, also before the first row is written behind apply.
+            in_use: (PAGE_BYTES + self.row_bytes).min(allocated),
         }
     }
 
