@@ -110,6 +110,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
     let network = Network {
         identity: identity.clone(),
         images,
+        acknowledged: Arc::default(),
     };
     let raft = Raft::new(
         config.id,

@@ -18,6 +18,7 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use super::acknowledged::Acknowledged;
 use super::frame::{Kind, Purpose};
 use super::link::{Identity, Link};
 use crate::codec::{invalid, log_id_message, log_id_of, payload_bytes, vote_message, vote_of};
@@ -33,6 +34,7 @@ const APPENDS_IN_FLIGHT_MAX: usize = 32;
 pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
     pub(crate) images: Images,
+    pub(crate) acknowledged: Arc<Acknowledged>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -121,6 +123,23 @@ impl PeerClient {
         Ok(answer)
     }
 
+    /// Takes note of what the peer has, and refuses to hear that it has it no more.
+    fn note(
+        &self,
+        vote: &Vote,
+        result: StreamAppendResult<TypeConfig>,
+    ) -> io::Result<StreamAppendResult<TypeConfig>> {
+        let acknowledged = &self.network.acknowledged;
+        match &result {
+            Ok(Some(matching)) => acknowledged.accepted(self.target, vote, *matching),
+            Err(StreamAppendError::Conflict(conflict)) => {
+                acknowledged.refused(self.target, vote, conflict)?;
+            }
+            Ok(None) | Err(StreamAppendError::HigherVote(_)) => {}
+        }
+        Ok(result)
+    }
+
     async fn ask_for_vote(
         &mut self,
         kind: Kind,
@@ -175,6 +194,8 @@ fn append_result(reply: peer::AppendReply) -> io::Result<StreamAppendResult<Type
 /// A pipeline of appends over one connection, as the state of a stream.
 struct Pipeline<'s, S> {
     client: &'s mut PeerClient,
+    /// The leadership in whose name everything is sent.
+    vote: Vote,
     link: Link,
     input: Option<S>,
     in_flight: usize,
@@ -198,7 +219,8 @@ where
                 frame = tokio::time::timeout(timeout, self.link.reader.require()), if waiting => {
                     let frame = frame.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no reply in time"))??;
                     self.in_flight -= 1;
-                    return append_result(frame.expect(Kind::AppendReply)?).map(Some);
+                    let result = append_result(frame.expect(Kind::AppendReply)?)?;
+                    return self.client.note(&self.vote, result).map(Some);
                 }
                 request = next_of(&mut self.input), if may_send && self.input.is_some() => {
                     match request {
@@ -234,6 +256,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             .call(Kind::Append, &append_message(&request), Kind::AppendReply)
             .await?;
         append_result(reply)
+            .and_then(|result| self.note(&request.vote, result))
             .map(AppendEntriesResponse::from)
             .map_err(network_error)
     }
@@ -252,11 +275,18 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             let Some(first) = input.next().await else {
                 return Ok(Box::pin(futures::stream::empty()) as BoxStream<'s, _>);
             };
+            if let (Purpose::Heartbeat, Some(matching)) = (self.purpose, first.prev_log_id) {
+                // A heartbeat names what the peer is known to have, also when it came as a snapshot.
+                self.network
+                    .acknowledged
+                    .accepted(self.target, &first.vote, matching);
+            }
             let mut link = self.take_link().await?;
             link.writer.put(Kind::Append, &append_message(&first));
             link.writer.flush().await.map_err(network_error)?;
             let pipeline = Pipeline {
                 client: self,
+                vote: first.vote,
                 link,
                 input: Some(input),
                 in_flight: 1,

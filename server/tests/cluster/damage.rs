@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::harness::client::put;
-use crate::members::{Members, PATIENCE};
+use crate::members::{Members, PATIENCE, wait_for};
 use crate::settings::{MEMBERS, kelson, number};
 
 /// Writes before the member is stopped.
@@ -264,4 +264,48 @@ async fn a_flipped_bit_is_refused_by_name_or_does_no_harm() {
         );
     }
     patient.recovers().await;
+}
+
+#[tokio::test]
+async fn a_member_that_lost_what_it_had_acknowledged_harms_nobody_else() {
+    let mut patient = Patient::new().await;
+    let member = patient.member;
+    let others = [(member + 1) % MEMBERS, (member + 2) % MEMBERS];
+    patient.cluster.spawn(member);
+    patient.cluster.wait_until_healthy().await;
+    let leader = patient.cluster.leader(member, None).await;
+    patient
+        .cluster
+        .client(member)
+        .put("k/000", "acknowledged by all")
+        .await;
+    let revision = patient.cluster.client(member).revision().await;
+    patient.cluster.assert_equal_hashes(revision).await;
+    patient.cluster.kill(member);
+    // An old copy, as of a backup, while the leader that knows better still leads.
+    patient.heal();
+    patient.cluster.spawn(member);
+    wait_for("the leader to notice", || async {
+        let log = patient.cluster.log(leader);
+        log.contains("the log of a remote peer went back").then_some(())
+    })
+    .await;
+    for n in 0..100 {
+        let client = patient.cluster.client(others[n % 2]);
+        client.put(&format!("k/{n:03}"), "without the member").await;
+    }
+    for other in others {
+        assert!(
+            patient.cluster.ended(other).is_none(),
+            "a member in good health ended"
+        );
+        assert_eq!(patient.cluster.leader(other, None).await, leader);
+    }
+    let log = patient.cluster.log(leader);
+    assert_eq!(
+        log.matches("the log of a remote peer went back").count(),
+        1,
+        "told once"
+    );
+    println!("damage: a member restored from an old copy was noticed by the leader, and the others went on");
 }
