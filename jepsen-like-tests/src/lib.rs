@@ -1,1 +1,2 @@
-//! Histories, models, checkers and nemeses.
+//! The place of histories, checkers, faults and the seeded simulation; see the README beside it for what is checked
+//! today, and where.
