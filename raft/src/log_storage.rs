@@ -109,6 +109,22 @@ impl LogStorage {
         recovered: &Recovered,
         fault: FaultSignal,
     ) -> Result<(Self, LogThread), Fault> {
+        let log = Self::over(&wal, recovered)?;
+        let shared = log.shared.clone();
+        let queue = shared.queue.clone();
+        let thread = spawn_thread("kelson-wal", move || run(wal, &shared, &fault))
+            .map_err(|source| Fault::io("start thread", std::path::Path::new("kelson-wal"), source))?;
+        Ok((
+            log,
+            LogThread {
+                queue,
+                thread: Some(thread),
+            },
+        ))
+    }
+
+    /// What the log holds, without the thread that writes it.
+    fn over(wal: &Wal, recovered: &Recovered) -> Result<Self, Fault> {
         let vote = match &recovered.vote {
             Some(bytes) => Some(decode_vote(bytes.clone()).map_err(|error| unreadable(&error))?),
             None => None,
@@ -130,18 +146,9 @@ impl LogStorage {
         let shared = Arc::new(Shared {
             table: Mutex::new(table),
             reader: wal.reader(),
-            queue: queue.clone(),
+            queue,
         });
-        let thread_shared = shared.clone();
-        let thread = spawn_thread("kelson-wal", move || run(wal, &thread_shared, &fault))
-            .map_err(|source| Fault::io("start thread", std::path::Path::new("kelson-wal"), source))?;
-        Ok((
-            Self { shared },
-            LogThread {
-                queue,
-                thread: Some(thread),
-            },
-        ))
+        Ok(Self { shared })
     }
 
     /// Makes the number of this process' life durable.
@@ -153,17 +160,17 @@ impl LogStorage {
 
     /// Entries of `from..to`, at most about `bytes` of them but at least one.
     fn read(&self, from: u64, to: u64, bytes: usize) -> io::Result<Vec<Entry>> {
-        let cached = {
+        let in_file = {
             let table = self.shared.table.lock();
-            table.cached(from, to, bytes)
+            if let Some(entries) = table.cached(from, to, bytes) {
+                return Ok(entries);
+            }
+            table.end_in_file()
         };
-        if let Some(entries) = cached {
-            return Ok(entries);
-        }
         let records = self
             .shared
             .reader
-            .read(from, to, bytes)
+            .read(from, to.min(in_file), bytes)
             .map_err(|fault| io::Error::other(fault.to_string()))?;
         records
             .into_iter()
@@ -190,6 +197,15 @@ impl Table {
             entries.push(entry.clone());
         }
         Some(entries)
+    }
+
+    /// The index up to which the file may be asked. Past it, entries are in the cache or nowhere: as long as the
+    /// thread has not made a truncation, the file still shows what was cut off, in the place of what came after.
+    fn end_in_file(&self) -> u64 {
+        match self.cache.front() {
+            Some(first) => first.index(),
+            None => self.last.map_or(0, |last| last.index() + 1),
+        }
     }
 
     fn push(&mut self, entry: Entry) {
@@ -510,3 +526,6 @@ fn stopped() -> io::Error {
 fn unreadable(error: &io::Error) -> Fault {
     Fault::damaged(std::path::Path::new("wal"), 0, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

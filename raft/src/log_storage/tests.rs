@@ -1,0 +1,68 @@
+use std::sync::Arc;
+
+use kelson_storage::real_disk::RealDisk;
+use kelson_storage::wal::{Wal, WalOptions};
+use openraft::EntryPayload;
+
+use super::*;
+
+const SEGMENT_BYTES: u64 = 1024 * 1024;
+
+fn open(directory: &std::path::Path, fresh: bool) -> (Wal, Recovered) {
+    let options = WalOptions {
+        directory: directory.to_owned(),
+        cluster_id: 1,
+        member_id: 2,
+        segment_bytes: SEGMENT_BYTES,
+    };
+    Wal::open(Arc::new(RealDisk::without_sync()), options, fresh).unwrap()
+}
+
+fn at(term: u64, index: u64) -> LogId {
+    log_id(LogPosition { term, index })
+}
+
+fn blank(log_id: LogId) -> Entry {
+    let payload = EntryPayload::Blank;
+    Entry { log_id, payload }
+}
+
+/// A log that holds `entries` in its file, and whose thread has not got round to anything new yet.
+async fn idle_log(directory: &std::path::Path, entries: impl Iterator<Item = LogId>) -> LogStorage {
+    let (mut wal, _) = open(directory, true);
+    for id in entries {
+        let payload = payload_bytes(&blank(id));
+        let position = position(&id);
+        wal.append(&WalEntry { position, payload }).unwrap();
+    }
+    wal.flush(true).unwrap();
+    drop(wal);
+    let (wal, recovered) = open(directory, false);
+    LogStorage::over(&wal, &recovered).unwrap()
+}
+
+async fn ids(log: &mut LogStorage, from: u64, to: u64) -> Vec<LogId> {
+    let limited = log.limited_get_log_entries(from, to).await.unwrap();
+    let whole = log.try_get_log_entries(from..to).await.unwrap();
+    let ids = |entries: Vec<Entry>| entries.iter().map(RaftEntry::log_id).collect::<Vec<_>>();
+    let (limited, whole) = (ids(limited), ids(whole));
+    // One read may stop early, but never early for nothing.
+    assert!(whole.starts_with(&limited) && (whole.is_empty() || !limited.is_empty()));
+    whole
+}
+
+#[tokio::test]
+async fn entries_cut_off_are_gone_before_the_file_knows() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut log = idle_log(scratch.path(), (0..6).map(|index| at(1, index))).await;
+    // A new leader replaces the end of the log; the file still has the old one.
+    log.truncate_after(Some(at(1, 3))).await.unwrap();
+    assert_eq!(ids(&mut log, 2, 6).await, [at(1, 2), at(1, 3)]);
+    let replaced = [blank(at(2, 4)), blank(at(2, 5))];
+    log.append(replaced, IOFlushed::noop()).await.unwrap();
+    assert_eq!(
+        ids(&mut log, 2, 6).await,
+        [at(1, 2), at(1, 3), at(2, 4), at(2, 5)]
+    );
+    assert_eq!(ids(&mut log, 5, 6).await, [at(2, 5)]);
+}
