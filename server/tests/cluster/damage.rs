@@ -222,7 +222,7 @@ async fn a_damaged_or_missing_file_keeps_the_member_away() {
 
 #[tokio::test]
 async fn a_flipped_bit_is_refused_by_name_or_does_no_harm() {
-    let flips = number("KELSON_FLIPS", 12);
+    let flips = number("KELSON_MEMBER_FLIPS", 12);
     let seed = number("KELSON_SEED", 1);
     let mut patient = Patient::new().await;
     for kind in ["log", "database"] {

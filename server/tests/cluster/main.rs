@@ -12,7 +12,7 @@
 //! | `KELSON_KILL_ROUNDS` | rounds of each kind of kill -9 | 2 |
 //! | `KELSON_MOVE_SECONDS` | length of the run with moved leaders, in s | 8 |
 //! | `KELSON_LEADER_KILLS` | leaders killed under pinned clients | 2 |
-//! | `KELSON_FLIPS` | bits flipped in each kind of file | 12 |
+//! | `KELSON_MEMBER_FLIPS` | bits flipped in each kind of file | 12 |
 //! | `KELSON_SEED` | where the bits are flipped | 1 |
 //! | `ETCD` | an etcd binary, measured with the same driver | none |
 
