@@ -7,8 +7,18 @@ use crate::harness::watching::{events, on_range};
 use crate::members::{Members, wait_for};
 use crate::settings::{MEMBERS, kelson};
 
-/// Writes while the member is away. One at a time, so that each is an entry of its own: far more than are kept.
-const WRITES_AWAY: usize = 1_500;
+/// Writes before it is looked whether the log has been purged. One at a time, so that each is an entry of its own.
+const WRITES_AWAY: usize = 500;
+
+/// So many times at most. A durable checkpoint, and the purge with it, comes about once a second.
+const PARTS_MAX: usize = 100;
+
+/// What a leader logs when it lets go of entries, before the last index of which it does.
+const PURGED: &str = "\"purge_index\":";
+
+/// Purges past the member's place that make sure: one waits while entries are on their way to the member, which they
+/// are until the next attempt to reach it has failed.
+const PURGES: usize = 3;
 
 /// What a member logs when it takes the leader's state for its own. Tests of the process may read its log: nothing
 /// else tells a snapshot from a long catch-up.
@@ -29,12 +39,12 @@ async fn a_member_left_behind_comes_back_through_a_snapshot() {
     let away = (cluster.leader(0, None).await + 1) % MEMBERS;
     let writer = cluster.client((away + 1) % MEMBERS);
     let first = writer.put("k/before", "").await;
-    cluster.kill(away);
-    write(&writer, "k/away").await;
+    write_past(&mut cluster, away, "k/away").await;
 
     let last = come_back(&mut cluster, away).await;
     println!(
-        "left behind: {WRITES_AWAY} entries behind a log of 150: back through a snapshot, hashes equal at {last}"
+        "left behind: {} entries behind: back through a snapshot, hashes equal at {last}",
+        last - first
     );
     let seen = watch(&cluster, away, first, last).await;
     assert_eq!(seen, Seen::Revisions((first..=last).collect()));
@@ -44,9 +54,8 @@ async fn a_member_left_behind_comes_back_through_a_snapshot() {
     );
 
     // Once more, with a compaction that the member has not seen.
-    cluster.kill(away);
+    write_past(&mut cluster, away, "k/again").await;
     let survivor = cluster.client((away + 1) % MEMBERS);
-    write(&survivor, "k/again").await;
     let compacted = survivor.revision().await - 10;
     survivor.compact(compacted).await.expect("compaction succeeds");
     write(&survivor, "k/later").await;
@@ -60,10 +69,37 @@ async fn a_member_left_behind_comes_back_through_a_snapshot() {
     assert_eq!(seen, Seen::Revisions((compacted + 1..=last).collect()));
 }
 
+/// Kills the member and writes until the leader's log does not reach back to where it stood.
+async fn write_past(cluster: &mut Members, away: usize, prefix: &str) {
+    let stood = cluster
+        .status(away)
+        .await
+        .expect("a member in good health answers")
+        .raft_index;
+    cluster.kill(away);
+    let leader = cluster.leader((away + 1) % MEMBERS, Some(away)).await;
+    let client = cluster.client(leader);
+    for part in 0.. {
+        assert!(part < PARTS_MAX, "the log is never purged");
+        write(&client, &format!("{prefix}/{part}")).await;
+        if purges(&cluster.log(leader), stood) >= PURGES {
+            return;
+        }
+    }
+}
+
+/// How often a leader let go of entries past `index`, by its log.
+fn purges(log: &str, index: u64) -> usize {
+    let purged = log.split(PURGED).skip(1).map(|rest| {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..digits].parse::<u64>().expect("the index is a number")
+    });
+    purged.filter(|purged| *purged > index).count()
+}
+
 async fn write(client: &crate::harness::Client, prefix: &str) {
     for n in 0..WRITES_AWAY {
         let request = put(&format!("{prefix}/{n:05}"), "v");
-        // The follower may still hope for the killed member to lead; a pause is no failure.
         client
             .put_request(request)
             .await

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | `KELSON_BIN` | server binary | the `kelson` of this build |
 //! | `KELSON_TEST_DIR` | where data directories are made | cargo's scratch space |
+//! | `KELSON_KEEP_DATA` | set: data and logs stay after the test | unset |
 //! | `KELSON_KILL_ROUNDS` | rounds of each kind of kill -9 | 2 |
 //! | `KELSON_MOVE_SECONDS` | length of the run with moved leaders, in s | 8 |
 //! | `KELSON_LEADER_KILLS` | leaders killed under pinned clients | 2 |

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::harness::Client;
 use crate::harness::client::single;
 use crate::harness::process::free_ports;
-use crate::settings::{MEMBERS, scratch};
+use crate::settings::{MEMBERS, keeps_data, scratch};
 
 /// Longest that anything a test waits for may take, on a busy machine with an unoptimised build.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +64,9 @@ impl Members {
     }
 
     fn prepare(binary: &Path, extra: &[&str], turn: MutexGuard<'static, ()>) -> Members {
-        let directory = TempDir::with_prefix_in("cluster-", scratch()).expect("scratch space is writable");
+        let mut directory =
+            TempDir::with_prefix_in("cluster-", scratch()).expect("scratch space is writable");
+        directory.disable_cleanup(keeps_data());
         let ports = free_ports(2 * MEMBERS);
         let (client_ports, peer_ports) = ports.split_at(MEMBERS);
         let founders: Vec<String> = (0..MEMBERS)

@@ -33,3 +33,8 @@ pub fn scratch() -> PathBuf {
     std::env::var_os("KELSON_TEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from)
 }
+
+/// Whether data and logs of the members stay after the test, to look into a failure.
+pub fn keeps_data() -> bool {
+    std::env::var_os("KELSON_KEEP_DATA").is_some()
+}
