@@ -88,7 +88,12 @@ pub async fn put(channels: &[Channel], plan: &Plan) -> anyhow::Result<Summary> {
                 let sent = Instant::now();
                 match client.put(request).await {
                     Ok(_) => latencies.push(sent.elapsed()),
-                    Err(_) => errors += 1,
+                    Err(status) => {
+                        if errors == 0 {
+                            eprintln!("first error of a client: {status}");
+                        }
+                        errors += 1;
+                    }
                 }
             }
         });

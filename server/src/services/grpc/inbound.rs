@@ -52,7 +52,21 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     pub async fn single_encoded(&mut self) -> Result<Bytes, ClientError> {
         // grpc-go's words for a call without a message.
         let none = || Err(ClientError::other(Code::Unknown, "EOF"));
-        self.next().await.unwrap_or_else(none)
+        let message = self.next().await.unwrap_or_else(none)?;
+        self.finish().await;
+        Ok(message)
+    }
+
+    /// Waits for the end of the request side. A reply before it makes our HTTP/2 library reset the stream, and after
+    /// some hundreds of resets give up the connection; clients that end their side in a frame of its own met that.
+    async fn finish(&mut self) {
+        while !self.body.is_end_stream() {
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
+            // Whatever else the client sends in a unary call is nobody's.
+            if !matches!(frame, Some(Ok(_))) {
+                return;
+            }
+        }
     }
 
     /// The requests of a stream, decoded. Ends with the request side; a bad message is its last item.
