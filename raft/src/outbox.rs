@@ -40,6 +40,8 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// Sequence number of the next command to send; everything below has been sent to the present leader.
     unsent: u64,
+    /// Whether apply has brought an outcome of ours since [`Outbox::is_stuck`] was last asked.
+    progressed: bool,
     last_progress: Option<Instant>,
 }
 
@@ -52,6 +54,7 @@ impl Outbox {
             slots: VecDeque::new(),
             bytes: 0,
             unsent: 1,
+            progressed: false,
             last_progress: None,
         }
     }
@@ -108,15 +111,11 @@ impl Outbox {
         {
             self.bytes -= slot.bytes.len();
             slot.bytes = Bytes::new();
+            self.progressed = true;
             // The client may have gone; the command stands.
             let _ = answer.send(Ok(outcome));
         }
         self.drop_answered();
-    }
-
-    /// Marks progress of apply, for [`Outbox::is_stuck`].
-    pub(crate) fn progressed(&mut self, now: Instant) {
-        self.last_progress = Some(now);
     }
 
     /// Takes up to `commands` commands and about `bytes` bytes that have not been sent to the present leader.
@@ -143,15 +142,23 @@ impl Outbox {
         self.unsent = self.low;
     }
 
-    /// Whether something has waited for longer than `patience` while apply brought none of ours.
-    pub(crate) fn is_stuck(&self, now: Instant, patience: Duration) -> bool {
+    /// Whether something has waited for longer than `patience` while apply brought none of ours. Once it has said so,
+    /// the patience begins anew.
+    pub(crate) fn is_stuck(&mut self, now: Instant, patience: Duration) -> bool {
+        if std::mem::take(&mut self.progressed) {
+            self.last_progress = Some(now);
+        }
         let Some(oldest) = self.slots.front() else {
             return false;
         };
         let quiet = self
             .last_progress
             .is_none_or(|last| now.duration_since(last) > patience);
-        quiet && now.duration_since(oldest.since) > patience
+        let stuck = quiet && now.duration_since(oldest.since) > patience;
+        if stuck {
+            self.last_progress = Some(now);
+        }
+        stuck
     }
 
     /// Gives up on commands older than `timeout`. `why` gets the time the command was proposed at and whether it was
@@ -252,6 +259,22 @@ mod tests {
         assert_eq!(wait.try_recv().unwrap(), Err(ProposeError::Timeout));
         outbox.complete(id, outcome(2));
         assert_eq!(outbox.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_stream_of_outcomes_is_not_taken_for_a_lost_one() {
+        let patience = Duration::from_secs(1);
+        let start = Instant::now();
+        let mut outbox = Outbox::new(7, 1);
+        let (_oldest, _wait) = propose(&mut outbox, start);
+        let (second, _wait) = propose(&mut outbox, start);
+        outbox.complete(second, outcome(2));
+        assert!(
+            !outbox.is_stuck(start + 3 * patience, patience),
+            "apply has just brought one"
+        );
+        assert!(outbox.is_stuck(start + 5 * patience, patience));
+        assert!(!outbox.is_stuck(start + 5 * patience, patience), "said once");
     }
 
     #[tokio::test(start_paused = true)]

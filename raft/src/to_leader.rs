@@ -357,12 +357,7 @@ impl ToLeader {
             outbox.expire(now, timeout, |since| {
                 history.explain(since, now, self.election_timeout)
             });
-            let stuck = outbox.is_stuck(now, STUCK_AFTER);
-            if stuck {
-                // Not again before the patience has passed once more.
-                outbox.progressed(now);
-            }
-            stuck
+            outbox.is_stuck(now, STUCK_AFTER)
         };
         let read_error = if history.changed_within(timeout, now) {
             ReadIndexError::LeaderChanged
