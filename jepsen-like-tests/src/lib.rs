@@ -1,2 +1,3 @@
-//! The place of histories, checkers, faults and the seeded simulation; see the README beside it for what is checked
-//! today, and where.
+//! Histories, models, checkers and nemeses: the machines that try to break Kelson's promises.
+//!
+//! Nothing here is linked into the server. `cargo xtask` (see `src/xtask`) is the command line of it.

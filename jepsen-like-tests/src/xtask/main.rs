@@ -1,0 +1,37 @@
+//! `cargo xtask`: the command line of the long suites. One file per subcommand; each prints what it will do, its seed,
+//! its progress, and how to run the same again.
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask <command> [flags]
+
+commands:";
+
+/// A subcommand: its name, one line of help, and what runs it.
+struct Subcommand {
+    name: &'static str,
+    help: &'static str,
+    run: fn(Vec<String>) -> anyhow::Result<()>,
+}
+
+/// Every subcommand, in the order of the help text.
+const SUBCOMMANDS: &[Subcommand] = &[];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().unwrap_or_default();
+    let Some(subcommand) = SUBCOMMANDS.iter().find(|subcommand| subcommand.name == name) else {
+        eprintln!("{USAGE}");
+        for subcommand in SUBCOMMANDS {
+            eprintln!("  {:<12} {}", subcommand.name, subcommand.help);
+        }
+        return ExitCode::FAILURE;
+    };
+    match (subcommand.run)(arguments.collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask {name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
