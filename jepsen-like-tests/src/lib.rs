@@ -1,3 +1,5 @@
 //! Histories, models, checkers and nemeses: the machines that try to break Kelson's promises.
 //!
 //! Nothing here is linked into the server. `cargo xtask` (see `src/xtask`) is the command line of it.
+
+pub mod history;
