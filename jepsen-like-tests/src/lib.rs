@@ -3,3 +3,4 @@
 //! Nothing here is linked into the server. `cargo xtask` (see `src/xtask`) is the command line of it.
 
 pub mod history;
+pub mod model;
