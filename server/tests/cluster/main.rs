@@ -27,6 +27,8 @@ mod leader_changes;
 mod left_behind;
 mod load;
 mod members;
+mod netns;
+mod partition;
 mod pulse;
 mod settings;
 mod verdict;

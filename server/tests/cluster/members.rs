@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::harness::Client;
 use crate::harness::client::single;
 use crate::harness::process::free_ports;
+use crate::netns::Networks;
 use crate::settings::{MEMBERS, keeps_data, scratch};
 
 /// Longest that anything a test waits for may take, on a busy machine with an unoptimised build.
@@ -33,12 +34,23 @@ static TURN: Mutex<()> = Mutex::const_new(());
 /// A cluster that belongs to one test. Its processes end with it.
 pub struct Members {
     members: Vec<Member>,
+    networks: Option<Networks>,
     _directory: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
 
+/// Where a member listens.
+struct Place {
+    /// `host:port` for clients and for peers.
+    client: String,
+    peer: String,
+    /// Network namespace it runs in; none: the test's own.
+    namespace: Option<String>,
+}
+
 struct Member {
     binary: PathBuf,
+    namespace: Option<String>,
     endpoint: String,
     flags: Vec<String>,
     data: PathBuf,
@@ -51,11 +63,8 @@ impl Members {
     pub async fn start(binary: &Path, flags: &[&str]) -> Members {
         let mut turn = TURN.lock().await;
         for _ in 0..START_ATTEMPTS {
-            let mut cluster = Members::prepare(binary, flags, turn);
-            for index in 0..MEMBERS {
-                cluster.spawn(index);
-            }
-            if cluster.are_healthy_in_time().await {
+            let mut cluster = Members::prepare(binary, flags, &on_loopback(), turn);
+            if cluster.start_all().await {
                 return cluster;
             }
             turn = cluster.into_turn();
@@ -63,34 +72,54 @@ impl Members {
         panic!("no cluster after {START_ATTEMPTS} attempts");
     }
 
-    fn prepare(binary: &Path, extra: &[&str], turn: MutexGuard<'static, ()>) -> Members {
+    /// Starts a new cluster with each member in a network namespace of its own.
+    pub async fn start_apart(binary: &Path, networks: Networks) -> Members {
+        let turn = TURN.lock().await;
+        let places: Vec<Place> = (0..MEMBERS)
+            .map(|index| Place {
+                client: networks.client(index),
+                peer: networks.peer(index),
+                namespace: Some(networks.namespace(index)),
+            })
+            .collect();
+        let mut cluster = Members::prepare(binary, &[], &places, turn);
+        cluster.networks = Some(networks);
+        assert!(cluster.start_all().await, "a member ended instead of serving");
+        cluster
+    }
+
+    async fn start_all(&mut self) -> bool {
+        for index in 0..MEMBERS {
+            self.spawn(index);
+        }
+        self.are_healthy_in_time().await
+    }
+
+    fn prepare(binary: &Path, extra: &[&str], places: &[Place], turn: MutexGuard<'static, ()>) -> Members {
         let mut directory =
             TempDir::with_prefix_in("cluster-", scratch()).expect("scratch space is writable");
         directory.disable_cleanup(keeps_data());
-        let ports = free_ports(2 * MEMBERS);
-        let (client_ports, peer_ports) = ports.split_at(MEMBERS);
-        let founders: Vec<String> = (0..MEMBERS)
-            .map(|index| format!("m{index}=http://127.0.0.1:{}", peer_ports[index]))
+        let founders: Vec<String> = places
+            .iter()
+            .enumerate()
+            .map(|(index, place)| format!("m{index}=http://{}", place.peer))
             .collect();
-        let members = (0..MEMBERS).map(|index| {
-            let endpoint = format!("127.0.0.1:{}", client_ports[index]);
+        let members = places.iter().enumerate().map(|(index, place)| {
             let data = directory.path().join(format!("m{index}"));
             let mut flags = vec![
                 format!("--name=m{index}"),
                 format!("--data-dir={}", data.display()),
-                format!("--listen-client-urls=http://{endpoint}"),
-                format!("--advertise-client-urls=http://{endpoint}"),
-                format!("--listen-peer-urls=http://127.0.0.1:{}", peer_ports[index]),
-                format!(
-                    "--initial-advertise-peer-urls=http://127.0.0.1:{}",
-                    peer_ports[index]
-                ),
+                format!("--listen-client-urls=http://{}", place.client),
+                format!("--advertise-client-urls=http://{}", place.client),
+                format!("--listen-peer-urls=http://{}", place.peer),
+                format!("--initial-advertise-peer-urls=http://{}", place.peer),
                 format!("--initial-cluster={}", founders.join(",")),
             ];
             flags.extend(extra.iter().map(|&flag| flag.to_owned()));
             Member {
                 binary: binary.to_owned(),
-                endpoint,
+                namespace: place.namespace.clone(),
+                endpoint: place.client.clone(),
                 flags,
                 data,
                 log: directory.path().join(format!("m{index}.log")),
@@ -99,6 +128,7 @@ impl Members {
         });
         Members {
             members: members.collect(),
+            networks: None,
             _directory: directory,
             _turn: turn,
         }
@@ -118,7 +148,7 @@ impl Members {
             .append(true)
             .open(&member.log)
             .expect("scratch space is writable");
-        let mut command = Command::new(&member.binary);
+        let mut command = member.command();
         command
             .args(&member.flags)
             .stdin(Stdio::null())
@@ -135,6 +165,16 @@ impl Members {
     /// SIGKILL, also to a member that is stopped.
     pub fn kill(&mut self, index: usize) {
         self.members[index].end();
+    }
+
+    /// The member's peer link goes dead, without a word to either side. Only for members started apart.
+    pub fn cut(&self, index: usize) {
+        self.networks.as_ref().expect("members apart").cut(index);
+    }
+
+    /// The member's peer link works again.
+    pub fn heal(&self, index: usize) {
+        self.networks.as_ref().expect("members apart").heal(index);
     }
 
     /// SIGSTOP: the process keeps its memory and its connections and does nothing.
@@ -285,7 +325,28 @@ impl Members {
     }
 }
 
+/// Free ports of this machine.
+fn on_loopback() -> Vec<Place> {
+    let ports = free_ports(2 * MEMBERS);
+    let place = |pair: &[u16]| Place {
+        client: format!("127.0.0.1:{}", pair[0]),
+        peer: format!("127.0.0.1:{}", pair[1]),
+        namespace: None,
+    };
+    ports.chunks_exact(2).map(place).collect()
+}
+
 impl Member {
+    fn command(&self) -> Command {
+        let Some(namespace) = &self.namespace else {
+            return Command::new(&self.binary);
+        };
+        // `ip netns exec` becomes the member: its process id is the member's.
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace]).arg(&self.binary);
+        command
+    }
+
     fn end(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _already_ended = child.kill();
