@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::campaign::LeaderSigns;
 use crate::node::{ProposeError, Raft};
 use crate::type_config::TypeConfig;
 
@@ -72,7 +73,7 @@ impl LeadershipHistory {
 /// Keeps `leadership` true until the node stops.
 pub(crate) async fn watch_leadership(
     raft: Raft,
-    heard: Arc<Mutex<Option<Instant>>>,
+    signs: Arc<LeaderSigns>,
     history: Arc<Mutex<LeadershipHistory>>,
     leadership: watch::Sender<Leadership>,
     election_timeout: Duration,
@@ -89,7 +90,7 @@ pub(crate) async fn watch_leadership(
         if current != named {
             // A new leader's name comes from its own message: that is hearing it.
             named = current;
-            *heard.lock() = Some(now);
+            signs.heard_now();
         }
         let seen = {
             let server = metrics.borrow_and_update();
@@ -111,8 +112,7 @@ pub(crate) async fn watch_leadership(
                     }
                 }
                 Some(id) => {
-                    let heard = *heard.lock();
-                    if heard.is_some_and(|at| now.duration_since(at) < patience) {
+                    if signs.heard().is_some_and(|at| now.duration_since(at) < patience) {
                         id
                     } else {
                         0

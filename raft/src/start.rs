@@ -19,6 +19,7 @@ use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use crate::campaign::{self, LeaderSigns, campaign};
 use crate::checkpoint::purge_log;
 use crate::executor::Tasks;
 use crate::fault::FaultSignal;
@@ -128,7 +129,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
     let sequencer = Arc::new(Sequencer::new());
     let leader_reads = Arc::new(LeaderReads::new());
     let leader_service = Arc::new(Mutex::new(None));
-    let heard = Arc::new(Mutex::new(None));
+    let signs = Arc::new(LeaderSigns::default());
     let history = Arc::new(Mutex::new(LeadershipHistory::default()));
     let (leadership_sender, leadership) = watch::channel(Leadership::default());
     let to_leader = Arc::new(ToLeader::new(ToLeaderParts {
@@ -148,7 +149,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         leader_service: leader_service.clone(),
         disk,
         snapshot_directory: parent(&config.database()).to_owned(),
-        heard: heard.clone(),
+        signs: signs.clone(),
         images_received: AtomicU64::new(0),
     });
 
@@ -158,10 +159,17 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
     spawn_loops(&tasks, &raft, &sequencer, &leader_reads);
     tasks.spawn(watch_leadership(
         raft.clone(),
-        heard,
+        signs.clone(),
         history.clone(),
         leadership_sender,
         config.election_timeout,
+    ));
+    tasks.spawn(campaign(
+        raft.clone(),
+        signs,
+        config.election_timeout,
+        config.pre_vote,
+        rand::random(),
     ));
     tasks.spawn(purge_log(
         raft.clone(),
@@ -289,15 +297,15 @@ fn open(config: &NodeConfig) -> Result<Opened, Fault> {
 
 fn raft_config(config: &NodeConfig) -> Result<Config, Fault> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let election = millis(config.election_timeout);
     let heartbeat = millis(config.heartbeat);
-    // openraft waits for a lease of `election_timeout_max` to run out and then for a random time between the two
-    // bounds. Split like this, a silent leader is replaced after 1.0 to 1.2 election timeouts, no sooner than in etcd.
+    // The lease is the only part of openraft's election clock that is used: `campaign` says when to stand.
+    let lease = millis(campaign::lease(config.election_timeout));
     let raft = Config {
         cluster_name: format!("{:x}", config.cluster_id),
         heartbeat_interval: heartbeat,
-        election_timeout_min: (election * 2 / 5).max(heartbeat + 1),
-        election_timeout_max: (election * 3 / 5).max(heartbeat + 2),
+        enable_elect: false,
+        election_timeout_min: heartbeat + 1,
+        election_timeout_max: lease.max(heartbeat + 2),
         // Checkpoints are the storage thread's; this crate tells openraft of them and purges (reliability R7).
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

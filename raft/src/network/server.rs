@@ -16,13 +16,12 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::frame::{Frame, FrameReader, FrameWriter, Kind, PROTOCOL_VERSION, Purpose};
 use super::link::Identity;
 use super::transport::{Listener, Reader, Writer};
+use crate::campaign::LeaderSigns;
 use crate::codec::{decode_membership, entry_of, invalid, log_id_message, log_id_of, vote_message, vote_of};
 use crate::executor::Tasks;
 use crate::images::blocking;
@@ -46,8 +45,8 @@ pub(crate) struct PeerService {
     pub(crate) disk: Arc<dyn Disk>,
     /// Where received images are put together.
     pub(crate) snapshot_directory: PathBuf,
-    /// When a leader was last heard: our own clock, because openraft keeps a leader it cannot hear.
-    pub(crate) heard: Arc<Mutex<Option<Instant>>>,
+    /// What is heard of the leader.
+    pub(crate) signs: Arc<LeaderSigns>,
     /// Tells received images apart.
     pub(crate) images_received: AtomicU64,
 }
@@ -96,7 +95,11 @@ impl PeerService {
             return Ok(());
         }
         match Purpose::of(hello.purpose) {
-            Some(Purpose::Append | Purpose::Heartbeat) => self.serve_raft(reader, writer).await,
+            Some(Purpose::Append | Purpose::Heartbeat) => {
+                let ended = self.serve_raft(reader, writer).await;
+                self.signs.connection_lost(hello.from);
+                ended
+            }
             Some(Purpose::Snapshot) => self.serve_snapshots(reader, writer).await,
             Some(Purpose::Forward) => self.serve_forward(reader, writer).await,
             None => Err(invalid(format!(
@@ -132,7 +135,7 @@ impl PeerService {
                     let Some(reply) = reply else { return Ok(()) };
                     let result = reply.map_err(|fatal| io::Error::other(fatal.to_string()))?;
                     if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
-                        *self.heard.lock() = Some(Instant::now());
+                        self.signs.heard_now();
                     }
                     writer.put(Kind::AppendReply, &append_reply(&result));
                     writer.flush().await?;
