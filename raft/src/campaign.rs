@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
-use openraft::vote::RaftVote;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -265,7 +264,7 @@ async fn until(due: Option<Instant>) {
 
 #[cfg(test)]
 mod tests {
-    use openraft::vote::RaftLeaderId;
+    use openraft::vote::{RaftLeaderId, RaftVote};
 
     use super::*;
 

@@ -1,5 +1,6 @@
 //! openraft fitted to Kelson's storage and wire. What leaves this crate is [`node::Node`]; openraft's types do not.
 
+mod agreement;
 mod campaign;
 mod checkpoint;
 mod codec;

@@ -19,6 +19,7 @@ use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use crate::agreement::{Agreement, StateHashes};
 use crate::campaign::{self, LeaderSigns, campaign};
 use crate::checkpoint::purge_log;
 use crate::executor::Tasks;
@@ -83,12 +84,14 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
     let outbox = Arc::new(Mutex::new(Outbox::new(config.id, incarnation)));
     let (applied_sender, applied) = watch::channel((store.applied(), reader.revision()));
     let (lease_sender, lease_changes) = mpsc::unbounded_channel();
+    let hashes = Arc::new(StateHashes::default());
     let state_machine = StateMachine::new(StateMachineParts {
         store,
         feeds: Feeds {
             outbox: outbox.clone(),
             applied: applied_sender,
             leases: lease_sender,
+            hashes: hashes.clone(),
         },
         storage: storage.clone(),
         disk: disk.clone(),
@@ -141,6 +144,13 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         request_timeout: config.request_timeout(),
         election_timeout: config.election_timeout,
     }));
+    let agreement = Agreement {
+        raft: raft.clone(),
+        identity: identity.clone(),
+        hashes: hashes.clone(),
+        fault: fault.clone(),
+        data_dir: config.data_dir.clone(),
+    };
     let service = Arc::new(PeerService {
         identity,
         raft: raft.clone(),
@@ -150,6 +160,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         disk,
         snapshot_directory: parent(&config.database()).to_owned(),
         signs: signs.clone(),
+        hashes: hashes.clone(),
         images_received: AtomicU64::new(0),
     });
 
@@ -177,6 +188,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         config.snapshot_count,
         config.snapshot_catchup_entries,
     ));
+    tasks.spawn(agreement.run());
     tasks.spawn(watch_core(raft.clone(), fault.clone(), config.data_dir.clone()));
     let metrics = raft.server_metrics();
     let watched = Watched {

@@ -20,6 +20,7 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use crate::agreement::StateHashes;
 use crate::codec::{decode_membership, encode_membership};
 use crate::fault::FaultSignal;
 use crate::node::LeaseChange;
@@ -46,6 +47,8 @@ pub(crate) struct Feeds {
     pub(crate) applied: watch::Sender<(Option<LogPosition>, u64)>,
     /// For the task that counts leases out.
     pub(crate) leases: mpsc::UnboundedSender<LeaseChange>,
+    /// For the comparison with other members.
+    pub(crate) hashes: Arc<StateHashes>,
 }
 
 /// See the module.
@@ -139,6 +142,9 @@ impl StateMachine {
         feeds
             .applied
             .send_replace((store.applied(), store.reader().revision()));
+        if let Some(at) = store.applied() {
+            feeds.hashes.note(at, store.rolling_hash());
+        }
         Ok(Self {
             store: Some(store),
             feeds,
@@ -173,7 +179,9 @@ impl StateMachine {
                 self.memberships.add(StoredMembership::new(Some(id), membership));
                 Ok(())
             }
-        }
+        }?;
+        self.feeds.hashes.note(at, store.rolling_hash());
+        Ok(())
     }
 
     /// Tells everybody who waits for apply where it stands.
@@ -328,6 +336,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         .map_err(|error| io::Error::other(format!("snapshot installation was interrupted: {error}")))?;
         let store = replaced.map_err(|fault| self.stop(fault))?;
         tracing::info!(applied = ?store.applied(), "installed a snapshot from the leader");
+        self.feeds.hashes.forget();
+        if let Some(at) = store.applied() {
+            self.feeds.hashes.note(at, store.rolling_hash());
+        }
         self.store = Some(store);
         self.memberships = Memberships::default();
         self.memberships.add(meta.last_membership.clone());

@@ -37,13 +37,21 @@ pub(crate) enum Purpose {
     Snapshot = 3,
     /// Commands, read barriers and questions to the leader.
     Forward = 4,
+    /// Comparison of state hashes.
+    Agreement = 5,
 }
 
 impl Purpose {
     pub(crate) fn of(number: u32) -> Option<Self> {
-        [Self::Append, Self::Heartbeat, Self::Snapshot, Self::Forward]
-            .into_iter()
-            .find(|purpose| *purpose as u32 == number)
+        [
+            Self::Append,
+            Self::Heartbeat,
+            Self::Snapshot,
+            Self::Forward,
+            Self::Agreement,
+        ]
+        .into_iter()
+        .find(|purpose| *purpose as u32 == number)
     }
 }
 
@@ -68,6 +76,8 @@ pub(crate) enum Kind {
     ReadIndexReply = 15,
     LeaderRequest = 16,
     LeaderReply = 17,
+    StateHash = 18,
+    StateHashReply = 19,
 }
 
 impl Kind {
@@ -91,6 +101,8 @@ impl Kind {
             ReadIndexReply,
             LeaderRequest,
             LeaderReply,
+            StateHash,
+            StateHashReply,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)

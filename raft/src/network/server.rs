@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use super::frame::{Frame, FrameReader, FrameWriter, Kind, PROTOCOL_VERSION, Purpose};
 use super::link::Identity;
 use super::transport::{Listener, Reader, Writer};
+use crate::agreement::StateHashes;
 use crate::campaign::LeaderSigns;
 use crate::codec::{decode_membership, entry_of, invalid, log_id_message, log_id_of, vote_message, vote_of};
 use crate::executor::Tasks;
@@ -47,6 +48,8 @@ pub(crate) struct PeerService {
     pub(crate) snapshot_directory: PathBuf,
     /// What is heard of the leader.
     pub(crate) signs: Arc<LeaderSigns>,
+    /// What this member's state was at its newest positions.
+    pub(crate) hashes: Arc<StateHashes>,
     /// Tells received images apart.
     pub(crate) images_received: AtomicU64,
 }
@@ -102,6 +105,7 @@ impl PeerService {
             }
             Some(Purpose::Snapshot) => self.serve_snapshots(reader, writer).await,
             Some(Purpose::Forward) => self.serve_forward(reader, writer).await,
+            Some(Purpose::Agreement) => self.serve_agreement(reader, writer).await,
             None => Err(invalid(format!(
                 "connection for unknown purpose {}",
                 hello.purpose
@@ -196,6 +200,15 @@ impl PeerService {
             kind => return Err(invalid(format!("{kind:?} frame on a replication connection"))),
         }
         writer.flush().await
+    }
+
+    async fn serve_agreement(&self, mut reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
+        while let Some(frame) = reader.next().await? {
+            let question: peer::StateHashRequest = frame.expect(Kind::StateHash)?;
+            writer.put(Kind::StateHashReply, &self.hashes.answer(&question));
+            writer.flush().await?;
+        }
+        Ok(())
     }
 
     async fn serve_snapshots(&self, mut reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {

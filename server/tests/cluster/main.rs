@@ -19,6 +19,7 @@
 
 mod cut_off;
 mod damage;
+mod divergence;
 #[path = "../api/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests of the API use the rest")]
 mod harness;

@@ -179,6 +179,11 @@ impl Store {
         Ok(())
     }
 
+    /// The rolling hash of the state at [`Store::applied`].
+    pub fn rolling_hash(&self) -> u64 {
+        self.shared.state.lock().hash.value()
+    }
+
     /// Where apply stands; none before the first entry.
     pub fn applied(&self) -> Option<LogPosition> {
         self.shared.state.lock().applied
