@@ -168,7 +168,7 @@ impl<R: Rng> Timer<R> {
             } else {
                 self.undecided.saturating_add(1)
             };
-            self.vote = Some(vote.clone());
+            self.vote = Some(*vote);
             self.sign = now;
             self.draw();
         }

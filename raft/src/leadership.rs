@@ -111,14 +111,8 @@ pub(crate) async fn watch_leadership(
                         0
                     }
                 }
-                Some(id) => {
-                    if signs.heard().is_some_and(|at| now.duration_since(at) < patience) {
-                        id
-                    } else {
-                        0
-                    }
-                }
-                None => 0,
+                Some(id) if signs.heard().is_some_and(|at| now.duration_since(at) < patience) => id,
+                _ => 0,
             };
             Leadership { leader, term }
         };

@@ -193,6 +193,8 @@ pub struct NodeConfig {
     pub max_request_bytes: usize,
     /// Whether elections start with a pre-vote round.
     pub pre_vote: bool,
+    /// Applying one log entry for longer than this is worth a line in the log.
+    pub warning_apply_duration: Duration,
     /// Never sync (tests only).
     pub unsafe_no_fsync: bool,
 }

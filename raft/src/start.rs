@@ -97,6 +97,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         disk: disk.clone(),
         database: config.database(),
         fault: fault.clone(),
+        warning_apply_duration: config.warning_apply_duration,
     })?;
 
     let identity = Arc::new(Identity {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kelson_storage::applied::Outcome;
@@ -19,6 +20,7 @@ use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::agreement::StateHashes;
 use crate::codec::{decode_membership, encode_membership};
@@ -60,6 +62,7 @@ pub(crate) struct StateMachine {
     disk: Arc<dyn Disk>,
     database: PathBuf,
     fault: FaultSignal,
+    warning_apply_duration: Duration,
     memberships: Memberships,
 }
 
@@ -121,6 +124,7 @@ pub(crate) struct StateMachineParts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) database: PathBuf,
     pub(crate) fault: FaultSignal,
+    pub(crate) warning_apply_duration: Duration,
 }
 
 impl StateMachine {
@@ -132,6 +136,7 @@ impl StateMachine {
             disk,
             database,
             fault,
+            warning_apply_duration,
         } = parts;
         let mut memberships = Memberships::default();
         if let Some((at, bytes)) = store.membership() {
@@ -152,6 +157,7 @@ impl StateMachine {
             disk,
             database,
             fault,
+            warning_apply_duration,
             memberships,
         })
     }
@@ -168,6 +174,7 @@ impl StateMachine {
         payload: EntryPayload<crate::type_config::Batch, u64, crate::type_config::PeerNode>,
     ) -> Result<(), Fault> {
         let at = position(&id);
+        let began = Instant::now();
         let store = self.store.as_mut().expect("as above");
         match payload {
             EntryPayload::Blank => store.apply_blank(at),
@@ -181,6 +188,15 @@ impl StateMachine {
             }
         }?;
         self.feeds.hashes.note(at, store.rolling_hash());
+        let took = began.elapsed();
+        if took > self.warning_apply_duration {
+            tracing::warn!(
+                took = ?took,
+                "expected-duration" = ?self.warning_apply_duration,
+                index = at.index,
+                "apply request took too long"
+            );
+        }
         Ok(())
     }
 

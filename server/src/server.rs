@@ -353,6 +353,7 @@ fn plan(config: &Config, recorded: Option<Recorded>) -> Result<(Identity, NodeCo
             snapshot_catchup_entries: config.snapshot_catchup_entries,
             max_request_bytes: config.limits.max_request_bytes,
             pre_vote: config.cluster.pre_vote,
+            warning_apply_duration: config.warning_apply_duration,
             unsafe_no_fsync: config.unsafe_no_fsync,
         },
     ))
@@ -388,6 +389,7 @@ fn services(
             .cluster
             .quota_backend_bytes
             .map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        warning_unary_request_duration: config.warning_unary_request_duration,
     };
     ServiceContext::new(node.clone(), watch_hub, leases, limits, rand::random())
 }

@@ -45,7 +45,7 @@ pub const GATES: &[Gate] = &[
         "CompactHashCheck",
         Stage::Alpha,
         "compact-hash-check-enabled",
-        Some("compaction hashes are not compared between members"),
+        Some("members compare their state every second, compaction or not"),
     ),
     gate(
         "FastLeaseKeepAlive",
@@ -57,7 +57,9 @@ pub const GATES: &[Gate] = &[
         "InitialCorruptCheck",
         Stage::Alpha,
         "initial-corrupt-check",
-        Some("members' data is not compared before serving; checksums are verified on every read"),
+        Some(
+            "members compare their state from the start on, every second; checksums are verified on every read",
+        ),
     ),
     gate(
         "LeaseCheckpoint",

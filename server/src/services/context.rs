@@ -1,6 +1,7 @@
 //! [`ServiceContext`]: everything a handler may use.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kelson_proto::etcdserverpb::ResponseHeader;
 use kelson_raft::node::Node;
@@ -38,6 +39,9 @@ pub struct Limits {
     pub max_txn_ops: usize,
     /// Largest database in bytes (`--quota-backend-bytes`); 0: the default of 2 GiB, negative: no quota.
     pub quota_backend_bytes: i64,
+    /// A call with one answer that takes longer than this is worth a line in the log
+    /// (`--warning-unary-request-duration`).
+    pub warning_unary_request_duration: Duration,
 }
 
 /// What the handlers of all services share.

@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, StatusCode, header};
 use hyper::body::Body;
 use kelson_proto::etcdserverpb::{RangeRequest, TxnRequest};
 use prost::Message;
+use tokio::time::Instant;
 use tower::Service;
 
 use super::gate::{self, Learner};
@@ -77,7 +78,20 @@ where
         context,
         headers: parts.headers,
     };
+    let began = Instant::now();
+    let expected = call.context.limits.warning_unary_request_duration;
     let answer = dispatch(parts.uri.path(), call).await;
+    let took = began.elapsed();
+    // Streams have only been opened here, whatever they do later.
+    if took > expected {
+        tracing::warn!(
+            "time spent" = ?took,
+            "expected duration" = ?expected,
+            "response type" = parts.uri.path(),
+            error = answer.as_ref().err().map(tracing::field::display),
+            "request stats"
+        );
+    }
     answer.unwrap_or_else(|error| failure(&error))
 }
 

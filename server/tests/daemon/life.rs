@@ -254,3 +254,24 @@ async fn the_service_manager_is_told_once_clients_are_served() {
     assert_eq!(&buffer[..length], b"READY=1");
     daemon.stop().await;
 }
+
+/// Both thresholds were parsed once and then forgotten.
+#[tokio::test]
+async fn calls_and_entries_that_take_longer_than_the_flags_allow_are_logged() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let mut flags = ports.flags(scratch.path());
+    flags.push("--warning-unary-request-duration=1ns".to_owned());
+    flags.push("--warning-apply-duration=1ns".to_owned());
+    let mut daemon = Daemon::start(&flags, &[]);
+    daemon.line("ready to serve client requests").await;
+    put(&client(ports).await, "k", "v").await;
+    let lines = daemon.stop().await;
+    let slow = lines
+        .iter()
+        .find(|line| line["msg"] == "request stats")
+        .expect("a line");
+    assert_eq!(slow["response type"], "/etcdserverpb.KV/Put");
+    assert_eq!(slow["level"], "warn");
+    assert!(messages(&lines).contains(&"apply request took too long"));
+}
