@@ -104,6 +104,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         cluster_id: config.cluster_id,
         id: config.id,
         transport,
+        dial_timeout: config.election_timeout / 2,
         connect_timeout: config.election_timeout + DIAL_EXTRA,
         reply_timeout: 3 * config.election_timeout,
     });
@@ -326,7 +327,7 @@ fn raft_config(config: &NodeConfig) -> Result<Config, Fault> {
         enable_pre_vote: Some(config.pre_vote),
         enable_leader_restore: Some(false),
         allow_log_reversion: Some(false),
-        backoff: "50ms 100ms 200ms ..500ms".to_owned(),
+        backoff: "50ms 100ms ..200ms".to_owned(),
         ..Config::default()
     };
     raft.validate()

@@ -16,7 +16,10 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: u64,
     pub(crate) id: u64,
     pub(crate) transport: Arc<dyn Transport>,
-    /// Bound on dialling and on the hello.
+    /// Bound on making a connection. Short: on a dead link the system asks again after 1, 3, 7 seconds, so it is the
+    /// next attempt, not this one, that finds the link alive again.
+    pub(crate) dial_timeout: Duration,
+    /// Bound on making a connection and the hello on it.
     pub(crate) connect_timeout: Duration,
     /// Bound on waiting for any reply.
     pub(crate) reply_timeout: Duration,
@@ -58,7 +61,9 @@ impl Link {
     }
 
     async fn dial(identity: &Identity, target: u64, url: &str, purpose: Purpose) -> io::Result<Self> {
-        let (reader, writer) = identity.transport.connect(url).await?;
+        let (reader, writer) = tokio::time::timeout(identity.dial_timeout, identity.transport.connect(url))
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("{url} cannot be reached")))??;
         let mut link = Self {
             reader: FrameReader::new(reader),
             writer: FrameWriter::new(writer),
