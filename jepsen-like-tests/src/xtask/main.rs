@@ -1,6 +1,8 @@
 //! `cargo xtask`: the command line of the long suites. One file per subcommand; each prints what it will do, its seed,
 //! its progress, and how to run the same again.
 
+mod cluster;
+
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask <command> [flags]
@@ -15,7 +17,11 @@ struct Subcommand {
 }
 
 /// Every subcommand, in the order of the help text.
-const SUBCOMMANDS: &[Subcommand] = &[];
+const SUBCOMMANDS: &[Subcommand] = &[Subcommand {
+    name: "cluster",
+    help: "real members under kills, partitions and the rest",
+    run: cluster::run,
+}];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

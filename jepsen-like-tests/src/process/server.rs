@@ -1,0 +1,82 @@
+//! Which server a binary is, and how it wants the flags said that not all versions share.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::network::output;
+use super::plan::Plan;
+
+/// A server binary.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Where it is.
+    pub binary: PathBuf,
+    /// What it says of its version, on one line.
+    pub version: String,
+}
+
+impl Server {
+    /// Asks a binary for its version.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be run or does not say.
+    pub fn of(binary: &Path) -> Result<Server> {
+        let binary = binary
+            .canonicalize()
+            .with_context(|| format!("no server at {}", binary.display()))?;
+        let said = output(Command::new(&binary).arg("--version"))?;
+        // The release of etcd, then the commit, by which Kelson tells itself from etcd.
+        let version = said.lines().take(2).collect::<Vec<_>>().join(", ");
+        Ok(Server { binary, version })
+    }
+
+    /// Whether it is Kelson.
+    #[must_use]
+    pub fn is_kelson(&self) -> bool {
+        self.version.contains("kelson")
+    }
+
+    /// The flags that a plan asks for.
+    #[must_use]
+    pub fn flags(&self, plan: &Plan) -> Vec<String> {
+        // Until 3.6 both were experiments by name.
+        let old = !self.is_kelson() && ["3.4.", "3.5."].iter().any(|old| self.version.contains(old));
+        let prefix = if old { "experimental-" } else { "" };
+        vec![
+            format!("--snapshot-count={}", plan.snapshot_count),
+            format!(
+                "--{prefix}snapshot-catchup-entries={}",
+                plan.snapshot_count.max(100)
+            ),
+            format!("--{prefix}watch-progress-notify-interval=1s"),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(version: &str) -> String {
+        let server = Server {
+            binary: PathBuf::from("server"),
+            version: version.to_owned(),
+        };
+        server
+            .flags(&Plan::new("kill", 1, 3).expect("the plan exists"))
+            .join(" ")
+    }
+
+    #[test]
+    fn flags_are_said_as_each_version_wants_them() {
+        assert!(flags("etcd Version: 3.5.1").contains("--experimental-snapshot-catchup-entries="));
+        assert!(flags("etcd Version: 3.7.1").contains(" --snapshot-catchup-entries="));
+        assert!(
+            flags("etcd Version: 3.7.1, Git SHA: kelson-0.1.0")
+                .contains(" --watch-progress-notify-interval=1s")
+        );
+    }
+}
