@@ -15,10 +15,13 @@
 //! A [`Verdict::Fail`] names the operations in words. [`Verdict::Invalid`] (nothing to judge by, or undecided) counts
 //! as a failure of the run. `cargo xtask recheck DIR` repeats the verdicts on a saved episode.
 
+#[cfg(test)]
+mod generate;
 pub mod order;
 #[cfg(test)]
 mod testing;
 pub mod watch;
+pub mod wgl;
 
 use std::fmt;
 
