@@ -42,17 +42,16 @@ impl Server {
     /// The flags that a plan asks for.
     #[must_use]
     pub fn flags(&self, plan: &Plan) -> Vec<String> {
-        // Until 3.6 both were experiments by name.
+        let mut flags = vec![format!("--snapshot-count={}", plan.snapshot_count)];
+        // Until 3.6 this was an experiment by name, and entries kept for the slow were a constant.
         let old = !self.is_kelson() && ["3.4.", "3.5."].iter().any(|old| self.version.contains(old));
-        let prefix = if old { "experimental-" } else { "" };
-        vec![
-            format!("--snapshot-count={}", plan.snapshot_count),
-            format!(
-                "--{prefix}snapshot-catchup-entries={}",
-                plan.snapshot_count.max(100)
-            ),
-            format!("--{prefix}watch-progress-notify-interval=1s"),
-        ]
+        if old {
+            flags.push("--experimental-watch-progress-notify-interval=1s".to_owned());
+        } else {
+            flags.push("--watch-progress-notify-interval=1s".to_owned());
+            flags.push(format!("--snapshot-catchup-entries={}", plan.snapshot_count));
+        }
+        flags
     }
 }
 
@@ -72,7 +71,7 @@ mod tests {
 
     #[test]
     fn flags_are_said_as_each_version_wants_them() {
-        assert!(flags("etcd Version: 3.5.1").contains("--experimental-snapshot-catchup-entries="));
+        assert!(flags("etcd Version: 3.5.1").contains("--experimental-watch-progress-notify-interval=1s"));
         assert!(flags("etcd Version: 3.7.1").contains(" --snapshot-catchup-entries="));
         assert!(
             flags("etcd Version: 3.7.1, Git SHA: kelson-0.1.0")

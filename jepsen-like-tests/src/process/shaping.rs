@@ -41,8 +41,7 @@ pub fn peer_proxies(
     delay: &Arc<Delay>,
     proxies: &mut JoinSet<()>,
 ) -> Result<()> {
-    let mut rules =
-        String::from("table ip kjproxy {\nchain output { type nat hook output priority dstnat;\n");
+    let mut rules = String::from("table ip kjproxy {\nchain output { type nat hook output priority -100;\n");
     for (_, target) in peers.iter().enumerate().filter(|(other, _)| *other != member) {
         let target = *target;
         let listener = network.of(member).within(|| {
