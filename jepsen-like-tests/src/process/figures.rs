@@ -28,7 +28,7 @@ impl Waits {
         sorted.sort_by(f64::total_cmp);
         format!(
             "median {:.0} ms, max {:.0} ms of {}",
-            sorted[sorted.len() / 2],
+            f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]),
             sorted[sorted.len() - 1],
             sorted.len()
         )
