@@ -15,6 +15,7 @@
 //! A [`Verdict::Fail`] names the operations in words. [`Verdict::Invalid`] (nothing to judge by, or undecided) counts
 //! as a failure of the run. `cargo xtask recheck DIR` repeats the verdicts on a saved episode.
 
+pub mod convergence;
 pub mod durability;
 #[cfg(test)]
 mod generate;

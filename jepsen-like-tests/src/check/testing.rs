@@ -29,7 +29,7 @@ pub(crate) struct Script {
     pub(crate) lines: Vec<Line>,
     pub(crate) extra: Vec<Record>,
     pub(crate) members: Vec<MemberSummary>,
-    streams: u64,
+    pub(crate) streams: u64,
 }
 
 pub(crate) fn put(key: &str, value: &str) -> Request {
