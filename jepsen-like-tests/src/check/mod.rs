@@ -19,6 +19,7 @@ pub mod convergence;
 pub mod durability;
 #[cfg(test)]
 mod generate;
+pub mod lease;
 pub mod liveness;
 pub mod order;
 #[cfg(test)]

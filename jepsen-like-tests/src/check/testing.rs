@@ -77,7 +77,6 @@ pub(crate) fn revoke(id: i64) -> Request {
     Request::LeaseRevoke(LeaseId { id, keys: false })
 }
 
-#[expect(dead_code, reason = "the lease checker comes next")]
 pub(crate) fn keep_alive(id: i64) -> Request {
     Request::LeaseKeepAlive(LeaseId { id, keys: false })
 }
