@@ -16,6 +16,7 @@
 //! as a failure of the run. `cargo xtask recheck DIR` repeats the verdicts on a saved episode.
 
 pub mod convergence;
+pub mod coverage;
 pub mod cycle;
 pub mod durability;
 #[cfg(test)]
