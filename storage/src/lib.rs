@@ -15,6 +15,7 @@ pub mod key_value;
 pub mod lease;
 pub mod limits;
 pub mod mvcc;
+pub mod read_only_disk;
 pub mod real_disk;
 pub mod revision;
 pub mod snapshot;

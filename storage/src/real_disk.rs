@@ -147,14 +147,18 @@ impl DiskFile for RealFile {
     }
 
     fn try_lock(&self) -> io::Result<()> {
-        // SAFETY: the descriptor is open for as long as `self.file` is borrowed; flock touches no memory of ours.
-        let result = unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-        // The lock belongs to the open file, so the system gives it back however the process ends.
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        lock_exclusively(&self.file)
+    }
+}
+
+/// Takes the lock of an open file without waiting; the system gives it back however the process ends.
+pub(crate) fn lock_exclusively(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed; flock touches no memory of ours.
+    let result = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

@@ -55,6 +55,17 @@ pub struct WriteBatch {
     pub meta: Meta,
 }
 
+/// How much the tables hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Rows of `rev`.
+    pub rows: u64,
+    /// Bytes of the keys and values of `rev`.
+    pub row_bytes: u64,
+    /// Rows of `lease`.
+    pub leases: u64,
+}
+
 /// The database of one member. Shared between threads; writes take turns.
 pub struct Tables {
     engine: Engine,
@@ -180,6 +191,16 @@ impl Tables {
     /// Sizes as of the newest write. `allocated` is reckoned, not counted: see `counts.rs`.
     pub fn size(&self) -> DatabaseSize {
         *self.size.lock()
+    }
+
+    /// How much the newest write left: rows of history, bytes of their keys and values, leases.
+    pub fn contents(&self) -> Contents {
+        let counts = self.counts.lock();
+        Contents {
+            rows: counts.rows,
+            row_bytes: counts.row_bytes,
+            leases: counts.leases,
+        }
     }
 
     /// The database file.
