@@ -11,6 +11,7 @@ mod leadership;
 mod log_storage;
 pub mod network;
 pub mod node;
+pub mod offline;
 mod outbox;
 mod propose;
 mod read_index;

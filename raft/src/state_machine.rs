@@ -33,6 +33,9 @@ use crate::type_config::{LogId, Membership, SnapshotMeta, StoredMembership, Type
 /// Entries applied before other tasks get their turn. One entry holds up to 1,024 commands, a millisecond or two.
 const ENTRIES_PER_TURN: usize = 4;
 
+/// What an entry says.
+type Payload = EntryPayload<crate::type_config::Batch, u64, crate::type_config::PeerNode>;
+
 /// What openraft passes around as a snapshot. The data itself never goes through openraft.
 pub(crate) enum SnapshotData {
     /// This member's own durable checkpoint, whatever it is when the transfer begins.
@@ -168,25 +171,14 @@ impl StateMachine {
             .expect("openraft calls one method at a time, and install_snapshot puts the store back")
     }
 
-    fn apply_entry(
-        &mut self,
-        id: LogId,
-        payload: EntryPayload<crate::type_config::Batch, u64, crate::type_config::PeerNode>,
-    ) -> Result<(), Fault> {
+    fn apply_entry(&mut self, id: LogId, payload: Payload) -> Result<(), Fault> {
         let at = position(&id);
         let began = Instant::now();
         let store = self.store.as_mut().expect("as above");
-        match payload {
-            EntryPayload::Blank => store.apply_blank(at),
-            EntryPayload::Normal(batch) => {
-                store.apply_batch(at, &batch.proposals(), &mut Sink { feeds: &self.feeds })
-            }
-            EntryPayload::Membership(membership) => {
-                store.apply_membership(at, encode_membership(&membership), member_records(&membership))?;
-                self.memberships.add(StoredMembership::new(Some(id), membership));
-                Ok(())
-            }
-        }?;
+        let membership = apply_entry(store, id, payload, &mut Sink { feeds: &self.feeds })?;
+        if let Some(membership) = membership {
+            self.memberships.add(StoredMembership::new(Some(id), membership));
+        }
         self.feeds.hashes.note(at, store.rolling_hash());
         let took = began.elapsed();
         if took > self.warning_apply_duration {
@@ -241,6 +233,25 @@ impl StateMachine {
             snapshot: SnapshotData::Checkpoint,
         }
     }
+}
+
+/// Applies one committed entry; returns the membership if it is one.
+pub(crate) fn apply_entry(
+    store: &mut Store,
+    id: LogId,
+    payload: Payload,
+    sink: &mut dyn ApplySink,
+) -> Result<Option<Membership>, Fault> {
+    let at = position(&id);
+    match payload {
+        EntryPayload::Blank => store.apply_blank(at)?,
+        EntryPayload::Normal(batch) => store.apply_batch(at, &batch.proposals(), sink)?,
+        EntryPayload::Membership(membership) => {
+            store.apply_membership(at, encode_membership(&membership), member_records(&membership))?;
+            return Ok(Some(membership));
+        }
+    }
+    Ok(None)
 }
 
 fn member_records(membership: &Membership) -> Vec<MemberRecord> {

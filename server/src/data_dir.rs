@@ -214,6 +214,12 @@ fn names(directory: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Who the member is whose data directory this is; none if there is no identity in it. The error says what is wrong.
+pub fn identity_in(data_dir: &Path) -> Result<Option<Identity>, String> {
+    let recorded = read_identity(&data_dir.join("member").join("identity"))?;
+    Ok(recorded.map(|recorded| recorded.identity))
+}
+
 fn read_identity(path: &Path) -> Result<Option<Recorded>, String> {
     let mut text = String::new();
     match fs::File::open(path) {

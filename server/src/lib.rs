@@ -7,6 +7,7 @@ pub mod http;
 pub mod lease;
 pub mod logging;
 pub mod notify;
+pub mod offline;
 pub mod server;
 pub mod services;
 pub mod signals;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use kelson_server::config::{self, Ending, Loaded, LogSettings, usage};
 use kelson_server::logging::{self, FATAL};
+use kelson_server::offline;
 use kelson_server::server;
 
 /// Exit code of a command line that cannot be read. Source: Go's `flag` package.
@@ -13,6 +14,9 @@ const EXIT_SYNTAX: u8 = 2;
 fn main() -> ExitCode {
     let text = |word: std::ffi::OsString| word.to_string_lossy().into_owned();
     let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();
+    if let Some(code) = offline::run(&arguments) {
+        return code;
+    }
     let environment: Vec<(String, String)> = std::env::vars_os()
         .map(|(name, value)| (text(name), text(value)))
         .collect();

@@ -9,7 +9,8 @@ use crate::version::{KELSON_VERSION, SERVER_VERSION};
 pub fn usage() -> String {
     let mut text = String::from(
         "Usage:\n\n  kelson [flags]\n    Start a member.\n\n  kelson --version\n    Show the version.\n\n  \
-         kelson -h | --help\n    Show this help.\n\nEvery flag can be given as a variable: ETCD_ and its name in \
+         kelson -h | --help\n    Show this help.\n\n  kelson wal-dump | db-hash --help\n    Look at \
+         the data of a member that does not run.\n\nEvery flag can be given as a variable: ETCD_ and its name in \
          upper case, with _ for -.\n",
     );
     for (group, flags) in flags::TABLE {

@@ -29,6 +29,7 @@ mod left_behind;
 mod load;
 mod members;
 mod netns;
+mod offline;
 mod partition;
 mod pulse;
 mod settings;
