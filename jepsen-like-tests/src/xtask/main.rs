@@ -2,6 +2,8 @@
 //! its progress, and how to run the same again.
 
 mod cluster;
+mod ledger;
+mod power_cut;
 
 use std::process::ExitCode;
 
@@ -17,11 +19,18 @@ struct Subcommand {
 }
 
 /// Every subcommand, in the order of the help text.
-const SUBCOMMANDS: &[Subcommand] = &[Subcommand {
-    name: "cluster",
-    help: "real members under kills, partitions and the rest",
-    run: cluster::run,
-}];
+const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand {
+        name: "cluster",
+        help: "real members under kills, partitions and the rest",
+        run: cluster::run,
+    },
+    Subcommand {
+        name: "power-cut",
+        help: "cut the power of members on loop-mounted file systems",
+        run: power_cut::run,
+    },
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

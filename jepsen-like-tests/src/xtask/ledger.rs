@@ -1,0 +1,69 @@
+//! `jepsen-like-tests/ledger.csv`: one line per campaign, appended by whoever ran it and committed with what it proves.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ledger.csv");
+const HEAD: &str = "date,commit,rung,seeds,simulated s,operations,faults,verdict";
+
+/// One campaign. What has commas gets spaces instead.
+#[derive(Debug, Clone, Default)]
+pub struct Line {
+    /// Which rung of the ladder, and in what form.
+    pub rung: String,
+    /// Seeds, from-to.
+    pub seeds: String,
+    /// Virtual seconds; 0 where time is real.
+    pub simulated_s: u64,
+    /// Client operations whose answers were checked, or runs of a fuzzer.
+    pub operations: u64,
+    /// Faults that took effect.
+    pub faults: u64,
+    /// `pass`, or what failed.
+    pub verdict: String,
+}
+
+/// Adds a line of today and of the commit that is checked out.
+///
+/// # Errors
+/// The file cannot be written, or this is no work tree of git.
+pub fn append(line: &Line) -> anyhow::Result<()> {
+    let date = output(Command::new("date").args(["--utc", "+%F"]))?;
+    let commit = output(
+        Command::new("git")
+            .args(["describe", "--always", "--dirty", "--exclude=*"])
+            .current_dir(env!("CARGO_MANIFEST_DIR")),
+    )?;
+    let new = !Path::new(PATH).exists();
+    let mut file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(PATH)
+        .context(PATH)?;
+    if new {
+        writeln!(file, "{HEAD}")?;
+    }
+    let Line {
+        rung,
+        seeds,
+        simulated_s,
+        operations,
+        faults,
+        verdict,
+    } = line;
+    let [rung, seeds, verdict] = [rung, seeds, verdict].map(|text| text.replace([',', '\n'], " "));
+    writeln!(
+        file,
+        "{date},{commit},{rung},{seeds},{simulated_s},{operations},{faults},{verdict}"
+    )?;
+    Ok(())
+}
+
+fn output(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
