@@ -6,21 +6,28 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kelson_storage::snapshot::ImageWriter;
 
+use crate::executor::Executor;
 use crate::storage_thread::StorageThread;
 
 /// Opens images of the present durable checkpoint.
 #[derive(Clone)]
 pub(crate) struct Images {
     storage: StorageThread,
+    executor: Executor,
     open: Arc<dyn Fn() -> Result<ImageWriter, kelson_storage::error::Fault> + Send + Sync>,
 }
 
 impl Images {
     pub(crate) fn new(
         storage: StorageThread,
+        executor: Executor,
         open: Arc<dyn Fn() -> Result<ImageWriter, kelson_storage::error::Fault> + Send + Sync>,
     ) -> Self {
-        Self { storage, open }
+        Self {
+            storage,
+            executor,
+            open,
+        }
     }
 
     /// Forces a checkpoint and holds it for reading.
@@ -30,26 +37,18 @@ impl Images {
             .await
             .ok_or_else(|| io::Error::other("the storage thread has stopped"))?;
         let open = self.open.clone();
-        blocking(move || open()).await
+        Ok(self.executor.blocking(move || open()).await?)
     }
 
     /// Reads the next frame; the image travels to the blocking thread and back.
-    pub(crate) async fn next_frame(mut image: ImageWriter) -> io::Result<(ImageWriter, Option<Bytes>)> {
-        blocking(move || {
+    pub(crate) async fn next_frame(
+        &self,
+        mut image: ImageWriter,
+    ) -> io::Result<(ImageWriter, Option<Bytes>)> {
+        let read = self.executor.blocking(move || {
             let frame = image.next_frame()?;
             Ok((image, frame))
-        })
-        .await
-    }
-}
-
-/// Runs storage work that may touch the disk on a blocking thread.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, kelson_storage::error::Fault> + Send + 'static,
-) -> io::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(fault)) => Err(io::Error::other(fault.to_string())),
-        Err(error) => Err(io::Error::other(format!("interrupted: {error}"))),
+        });
+        Ok(read.await?)
     }
 }

@@ -3,6 +3,8 @@
 //! An entry can be read as soon as `append` returns, because it is in memory; it counts as stored when the thread has
 //! synced the group it was written in. One sync covers everything that waited for it.
 
+mod writer;
+
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
@@ -11,19 +13,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kelson_storage::error::Fault;
-use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::wal::{Recovered, Wal, WalEntry, WalReader};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::codec::{decode_vote, encode_vote, entry_of, payload_bytes};
-use crate::executor::spawn_thread;
+use crate::executor::{Bell, Executor, Running};
 use crate::fault::FaultSignal;
 use crate::type_config::{Entry, LogId, TypeConfig, Vote, log_id, position};
+use writer::Writer;
 
 /// Bytes of entries kept in memory for replication. A follower further behind is served from the file.
 const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -74,29 +76,27 @@ enum Work {
 
 struct Queue {
     work: Mutex<VecDeque<Work>>,
-    ready: Condvar,
+    ready: Bell,
 }
 
 impl Queue {
     fn push(&self, work: Work) {
         self.work.lock().push_back(work);
-        self.ready.notify_one();
+        self.ready.ring();
     }
 }
 
-/// Stops and joins the log thread when asked to.
+/// Ends the log thread when asked to.
 pub(crate) struct LogThread {
     queue: Arc<Queue>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    thread: Running,
 }
 
 impl LogThread {
-    /// Writes what is queued, then ends the thread. Blocks; call it off the runtime.
-    pub(crate) fn stop(&mut self) {
+    /// Writes what is queued, then ends the thread.
+    pub(crate) async fn stop(self) {
         self.queue.push(Work::Stop);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        if !self.thread.ended().await {
             tracing::error!("the log thread panicked");
         }
     }
@@ -108,23 +108,17 @@ impl LogStorage {
         wal: Wal,
         recovered: &Recovered,
         fault: FaultSignal,
+        executor: &Executor,
     ) -> Result<(Self, LogThread), Fault> {
-        let log = Self::over(&wal, recovered)?;
+        let log = Self::over(&wal, recovered, executor.bell())?;
         let shared = log.shared.clone();
         let queue = shared.queue.clone();
-        let thread = spawn_thread("kelson-wal", move || run(wal, &shared, &fault))
-            .map_err(|source| Fault::io("start thread", std::path::Path::new("kelson-wal"), source))?;
-        Ok((
-            log,
-            LogThread {
-                queue,
-                thread: Some(thread),
-            },
-        ))
+        let thread = executor.start("kelson-wal", Writer::new(wal, shared, fault))?;
+        Ok((log, LogThread { queue, thread }))
     }
 
     /// What the log holds, without the thread that writes it.
-    fn over(wal: &Wal, recovered: &Recovered) -> Result<Self, Fault> {
+    fn over(wal: &Wal, recovered: &Recovered, ready: Bell) -> Result<Self, Fault> {
         let vote = match &recovered.vote {
             Some(bytes) => Some(decode_vote(bytes.clone()).map_err(|error| unreadable(&error))?),
             None => None,
@@ -141,7 +135,7 @@ impl LogStorage {
         };
         let queue = Arc::new(Queue {
             work: Mutex::new(VecDeque::new()),
-            ready: Condvar::new(),
+            ready,
         });
         let shared = Arc::new(Shared {
             table: Mutex::new(table),
@@ -266,144 +260,6 @@ fn entry_bytes(entry: &Entry) -> usize {
     match &entry.payload {
         openraft::EntryPayload::Normal(batch) => batch.payload().len() + ENTRY_OVERHEAD_BYTES,
         _ => ENTRY_OVERHEAD_BYTES,
-    }
-}
-
-/// The log thread: takes all that waits, up to a bound, writes it with one sync, then reports.
-fn run(mut wal: Wal, shared: &Shared, fault: &FaultSignal) {
-    let mut group = Group::default();
-    loop {
-        let mut stop = false;
-        {
-            let mut work = shared.queue.work.lock();
-            while work.is_empty() {
-                // Idle: put spare segments in order, a bounded step at a time, so that no append ever waits for one.
-                let more = MutexGuard::unlocked(&mut work, || wal.tidy());
-                match more {
-                    Ok(true) => {}
-                    Ok(false) if work.is_empty() => shared.queue.ready.wait(&mut work),
-                    Ok(false) => {}
-                    Err(error) => {
-                        fault.raise(error);
-                        return;
-                    }
-                }
-            }
-            while let Some(item) = work.pop_front() {
-                group.items.push(item);
-                if group.items.len() >= GROUP_ITEMS_MAX {
-                    break;
-                }
-            }
-        }
-        let mut result = Ok(());
-        for item in group.items.drain(..) {
-            result = group.outcome.write(&mut wal, item, &mut stop);
-            if result.is_err() {
-                break;
-            }
-            if wal.buffered_bytes() > WAL_GROUP_BYTES_MAX {
-                result = group.outcome.finish(&mut wal, shared);
-                if result.is_err() {
-                    break;
-                }
-            }
-        }
-        let result = result.and_then(|()| group.outcome.finish(&mut wal, shared));
-        if let Err(error) = result {
-            // The file may hold anything now. Nothing written before this moment is reported as stored.
-            group.outcome.fail(&error);
-            fault.raise(error);
-            return;
-        }
-        if stop {
-            if let Err(error) = wal.seal() {
-                fault.raise(error);
-            }
-            return;
-        }
-    }
-}
-
-/// Work items taken from the queue at once; their bytes are bounded by `WAL_GROUP_BYTES_MAX`.
-const GROUP_ITEMS_MAX: usize = 4096;
-
-#[derive(Default)]
-struct Group {
-    items: Vec<Work>,
-    outcome: GroupOutcome,
-}
-
-/// Who waits for the sync that is being prepared.
-#[derive(Default)]
-struct GroupOutcome {
-    /// Only the newest completion matters to openraft: it speaks for all before it.
-    appended: Option<IOFlushed<TypeConfig>>,
-    waiting: Vec<oneshot::Sender<()>>,
-    flushed: Option<u64>,
-    truncations: u64,
-    needs_sync: bool,
-}
-
-impl GroupOutcome {
-    fn write(&mut self, wal: &mut Wal, item: Work, stop: &mut bool) -> Result<(), Fault> {
-        match item {
-            Work::Append(entries, callback) => {
-                for entry in &entries {
-                    wal.append(entry)?;
-                    self.flushed = Some(entry.position.index);
-                }
-                self.appended = Some(callback);
-                self.needs_sync = true;
-            }
-            Work::Vote(vote, done) => {
-                wal.save_vote(vote);
-                self.waiting.push(done);
-                self.needs_sync = true;
-            }
-            Work::Incarnation(number, done) => {
-                wal.save_incarnation(number);
-                self.waiting.push(done);
-                self.needs_sync = true;
-            }
-            Work::Committed(position) => wal.save_committed(position),
-            Work::Truncate(last) => {
-                wal.truncate_after(last)?;
-                self.flushed = self.flushed.min(last.map(|position| position.index));
-                self.truncations += 1;
-                self.needs_sync = true;
-            }
-            Work::Purge(upto) => wal.purge(upto)?,
-            Work::Stop => *stop = true,
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, wal: &mut Wal, shared: &Shared) -> Result<(), Fault> {
-        wal.flush(self.needs_sync)?;
-        self.needs_sync = false;
-        if let Some(index) = self.flushed.take() {
-            let mut table = shared.table.lock();
-            if table.truncations == self.truncations {
-                table.flushed = table.flushed.max(Some(index));
-                table.trim();
-            }
-        }
-        if let Some(callback) = self.appended.take() {
-            callback.io_completed(Ok(()));
-        }
-        for done in self.waiting.drain(..) {
-            // The caller may have given up; the write stands.
-            let _ = done.send(());
-        }
-        Ok(())
-    }
-
-    fn fail(&mut self, error: &Fault) {
-        if let Some(callback) = self.appended.take() {
-            callback.io_completed(Err(io::Error::other(error.to_string())));
-        }
-        self.waiting.clear();
     }
 }
 

@@ -17,7 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::executor::Tasks;
+use crate::environment::Environment;
+use crate::executor::{Running, Tasks};
 use crate::fault::FaultSignal;
 use crate::leadership::{Leadership, LeadershipHistory};
 use crate::log_storage::LogThread;
@@ -230,7 +231,7 @@ pub(crate) struct Inner {
 /// The threads of a member, joined at the end.
 pub(crate) struct Threads {
     pub(crate) log: LogThread,
-    pub(crate) storage: std::thread::JoinHandle<()>,
+    pub(crate) storage: Running,
 }
 
 impl NodeConfig {
@@ -256,7 +257,14 @@ impl Node {
     /// Opens or makes the data below `config.data_dir`, starts the log and storage threads, listens for peers, joins.
     /// Must be called on the current-thread runtime that will run it.
     pub async fn start(config: NodeConfig) -> Result<Self, Fault> {
-        let inner = crate::start::start(config).await?;
+        let environment = Environment::real(&config);
+        Self::start_in(environment, config).await
+    }
+
+    /// The same in a world of the caller's.
+    pub async fn start_in(environment: Environment, config: NodeConfig) -> Result<Self, Fault> {
+        let executor = environment.executor.clone();
+        let inner = executor.within(crate::start::start(environment, config)).await?;
         Ok(Self {
             inner: Arc::new(inner),
         })
@@ -452,16 +460,11 @@ impl Node {
         }
         self.inner.storage.stop();
         let threads = self.inner.threads.lock().take();
-        let joined = tokio::task::spawn_blocking(move || {
-            if let Some(mut threads) = threads {
-                threads.log.stop();
-                if threads.storage.join().is_err() {
-                    tracing::error!("the storage thread panicked");
-                }
+        if let Some(threads) = threads {
+            threads.log.stop().await;
+            if !threads.storage.ended().await {
+                tracing::error!("the storage thread panicked");
             }
-        });
-        if joined.await.is_err() {
-            tracing::error!("could not wait for the threads");
         }
     }
 

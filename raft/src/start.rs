@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use kelson_storage::disk::Disk;
 use kelson_storage::error::Fault;
-use kelson_storage::limits::{EVENT_RING_BYTES_DEFAULT, OVERLAY_BYTES_DEFAULT, WAL_SEGMENT_BYTES};
-use kelson_storage::real_disk::RealDisk;
+use kelson_storage::limits::{EVENT_RING_BYTES_DEFAULT, OVERLAY_BYTES_DEFAULT};
 use kelson_storage::snapshot::{self, ImageWriter};
 use kelson_storage::store::{Store, StoreOptions};
 use kelson_storage::tables::Tables;
@@ -22,7 +20,8 @@ use tokio::sync::{mpsc, watch};
 use crate::agreement::{Agreement, StateHashes};
 use crate::campaign::{self, LeaderSigns, campaign};
 use crate::checkpoint::purge_log;
-use crate::executor::Tasks;
+use crate::environment::Environment;
+use crate::executor::{Blocked, Tasks};
 use crate::fault::FaultSignal;
 use crate::images::Images;
 use crate::leadership::{Leadership, LeadershipHistory, watch_leadership};
@@ -30,7 +29,7 @@ use crate::log_storage::LogStorage;
 use crate::network::client::Network;
 use crate::network::link::Identity;
 use crate::network::server::PeerService;
-use crate::network::transport::{Listener, TcpTransport, Transport};
+use crate::network::transport::{Listener, Transport};
 use crate::node::{Inner, NodeConfig, Raft, Threads};
 use crate::outbox::Outbox;
 use crate::propose::Sequencer;
@@ -45,25 +44,26 @@ const DIAL_EXTRA: Duration = Duration::from_secs(1);
 
 /// What was found in, or made in, the data directory.
 struct Opened {
-    disk: Arc<dyn Disk>,
     wal: Wal,
     recovered: Recovered,
     store: Store,
     is_new: bool,
 }
 
-pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
-    let transport: Arc<dyn Transport> = Arc::new(TcpTransport);
+pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Result<Inner, Fault> {
+    let executor = environment.executor.clone();
+    let transport = environment.transport.clone();
     // Ports first: a port in use must not leave half a data directory behind.
     let listeners = listen(&config, transport.as_ref()).await?;
     let opened = {
-        let settings = config.clone();
-        tokio::task::spawn_blocking(move || open(&settings))
-            .await
-            .map_err(|error| unusable(&config.data_dir, format!("opening was interrupted: {error}")))??
+        let (environment, settings) = (environment.clone(), config.clone());
+        let opening = executor.blocking(move || open(environment, &settings));
+        opening.await.map_err(|blocked| match blocked {
+            Blocked::Fault(fault) => fault,
+            Blocked::Interrupted(_) => unusable(&config.data_dir, format!("opening: {blocked}")),
+        })?
     };
     let Opened {
-        disk,
         wal,
         recovered,
         store,
@@ -71,8 +71,8 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
     } = opened;
 
     let fault = FaultSignal::default();
-    let tasks = Tasks::new();
-    let (log, log_thread) = LogStorage::start(wal, &recovered, fault.clone())?;
+    let tasks = executor.tasks();
+    let (log, log_thread) = LogStorage::start(wal, &recovered, fault.clone(), &executor)?;
     let incarnation = recovered.incarnation + 1;
     log.save_incarnation(incarnation)
         .await
@@ -80,7 +80,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
 
     let reader = store.reader();
     let (storage, storage_thread) =
-        StorageThread::start(store.checkpointer(), store.applied(), fault.clone())?;
+        StorageThread::start(store.checkpointer(), store.applied(), fault.clone(), &executor)?;
     let outbox = Arc::new(Mutex::new(Outbox::new(config.id, incarnation)));
     let (applied_sender, applied) = watch::channel((store.applied(), reader.revision()));
     let (lease_sender, lease_changes) = mpsc::unbounded_channel();
@@ -94,7 +94,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
             hashes: hashes.clone(),
         },
         storage: storage.clone(),
-        disk: disk.clone(),
+        environment: environment.clone(),
         database: config.database(),
         fault: fault.clone(),
         warning_apply_duration: config.warning_apply_duration,
@@ -111,6 +111,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
     let image_reader = reader.clone();
     let images = Images::new(
         storage.clone(),
+        executor.clone(),
         Arc::new(move || ImageWriter::new(&image_reader.tables())),
     );
     let network = Network {
@@ -159,7 +160,8 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         sequencer: sequencer.clone(),
         reads: leader_reads.clone(),
         leader_service: leader_service.clone(),
-        disk,
+        disk: environment.disk,
+        executor: executor.clone(),
         snapshot_directory: parent(&config.database()).to_owned(),
         signs: signs.clone(),
         hashes: hashes.clone(),
@@ -182,7 +184,7 @@ pub(crate) async fn start(config: NodeConfig) -> Result<Inner, Fault> {
         signs,
         config.election_timeout,
         config.pre_vote,
-        rand::random(),
+        executor.random(),
     ));
     tasks.spawn(purge_log(
         raft.clone(),
@@ -243,12 +245,8 @@ async fn listen(config: &NodeConfig, transport: &dyn Transport) -> Result<Vec<Bo
 
 /// Opens what is there, or makes it when nothing is. Half of it is refused: a log without its database, or a database
 /// without its log, would come back as a member that forgot what it promised.
-fn open(config: &NodeConfig) -> Result<Opened, Fault> {
-    let disk: Arc<dyn Disk> = if config.unsafe_no_fsync {
-        Arc::new(RealDisk::without_sync())
-    } else {
-        Arc::new(RealDisk::new())
-    };
+fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> {
+    let disk = environment.disk;
     let database = config.database();
     let log_directory = config.log_directory();
     let snapshots = parent(&database);
@@ -283,9 +281,9 @@ fn open(config: &NodeConfig) -> Result<Opened, Fault> {
         directory: log_directory.clone(),
         cluster_id: config.cluster_id,
         member_id: config.id,
-        segment_bytes: WAL_SEGMENT_BYTES,
+        segment_bytes: environment.wal_segment_bytes,
     };
-    let (wal, recovered) = Wal::open(disk.clone(), options, !has_log)?;
+    let (wal, recovered) = Wal::open(disk, options, !has_log)?;
     if recovered.last < store.applied() {
         return Err(unusable(
             &log_directory,
@@ -301,7 +299,6 @@ fn open(config: &NodeConfig) -> Result<Opened, Fault> {
     }
     let is_new = recovered.last.is_none() && recovered.vote.is_none() && store.applied().is_none();
     Ok(Opened {
-        disk,
         wal,
         recovered,
         store,

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 
 use crate::agreement::StateHashes;
 use crate::codec::{decode_membership, encode_membership};
+use crate::environment::{Environment, Observer};
+use crate::executor::{Blocked, Executor};
 use crate::fault::FaultSignal;
 use crate::node::LeaseChange;
 use crate::outbox::Outbox;
@@ -63,6 +65,8 @@ pub(crate) struct StateMachine {
     feeds: Feeds,
     storage: StorageThread,
     disk: Arc<dyn Disk>,
+    executor: Executor,
+    observer: Option<Arc<dyn Observer>>,
     database: PathBuf,
     fault: FaultSignal,
     warning_apply_duration: Duration,
@@ -124,7 +128,7 @@ pub(crate) struct StateMachineParts {
     pub(crate) store: Store,
     pub(crate) feeds: Feeds,
     pub(crate) storage: StorageThread,
-    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) environment: Environment,
     pub(crate) database: PathBuf,
     pub(crate) fault: FaultSignal,
     pub(crate) warning_apply_duration: Duration,
@@ -136,7 +140,7 @@ impl StateMachine {
             store,
             feeds,
             storage,
-            disk,
+            environment,
             database,
             fault,
             warning_apply_duration,
@@ -157,7 +161,9 @@ impl StateMachine {
             store: Some(store),
             feeds,
             storage,
-            disk,
+            disk: environment.disk,
+            executor: environment.executor,
+            observer: environment.observer,
             database,
             fault,
             warning_apply_duration,
@@ -188,6 +194,9 @@ impl StateMachine {
                 index = at.index,
                 "apply request took too long"
             );
+        }
+        if let Some(observer) = &self.observer {
+            observer.applied(at, store.rolling_hash());
         }
         Ok(())
     }
@@ -348,7 +357,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let storage = self.storage.clone();
         let disk = self.disk.clone();
         let database = self.database.clone();
-        let replaced = tokio::task::spawn_blocking(move || {
+        let replacing = self.executor.blocking(move || {
             storage.replace(move || {
                 let mut store = store;
                 snapshot::install(disk.as_ref(), &received, &database)?;
@@ -358,10 +367,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let checkpointer = store.checkpointer();
                 Ok((store, checkpointer, durable))
             })
-        })
-        .await
-        .map_err(|error| io::Error::other(format!("snapshot installation was interrupted: {error}")))?;
-        let store = replaced.map_err(|fault| self.stop(fault))?;
+        });
+        let store = replacing.await.map_err(|blocked| match blocked {
+            Blocked::Fault(fault) => self.stop(fault),
+            Blocked::Interrupted(_) => io::Error::other(format!("snapshot installation: {blocked}")),
+        })?;
         tracing::info!(applied = ?store.applied(), "installed a snapshot from the leader");
         self.feeds.hashes.forget();
         if let Some(at) = store.applied() {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use kelson_storage::error::Fault;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::Checkpointer;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
-use crate::executor::spawn_thread;
+use crate::executor::{Bell, Executor, Next, Running, Worker};
 use crate::fault::FaultSignal;
 
 /// Pause between two steps while there is something to write. Longer: bigger transactions, more memory in the overlay.
@@ -34,7 +35,7 @@ pub(crate) struct StorageThread {
 
 struct Shared {
     inbox: Mutex<Inbox>,
-    ready: Condvar,
+    ready: Bell,
     /// Held for each step; who replaces the database holds it meanwhile.
     checkpointer: Mutex<Checkpointer>,
     durable: watch::Sender<Option<LogPosition>>,
@@ -49,23 +50,29 @@ struct Inbox {
     stop: bool,
 }
 
+impl Inbox {
+    /// Somebody waits for the next step.
+    fn is_urgent(&self) -> bool {
+        self.stop || !self.checkpoints.is_empty()
+    }
+}
+
 impl StorageThread {
     /// Starts the thread. `durable` is the position that the database held when it was opened.
     pub(crate) fn start(
         checkpointer: Checkpointer,
         durable: Option<LogPosition>,
         fault: FaultSignal,
-    ) -> Result<(Self, std::thread::JoinHandle<()>), Fault> {
+        executor: &Executor,
+    ) -> Result<(Self, Running), Fault> {
         let (sender, receiver) = watch::channel(durable);
         let shared = Arc::new(Shared {
             inbox: Mutex::new(Inbox::default()),
-            ready: Condvar::new(),
+            ready: executor.bell(),
             checkpointer: Mutex::new(checkpointer),
             durable: sender,
         });
-        let thread_shared = shared.clone();
-        let thread = spawn_thread("kelson-storage", move || run(&thread_shared, &fault))
-            .map_err(|source| Fault::io("start thread", std::path::Path::new("kelson-storage"), source))?;
+        let thread = executor.start("kelson-storage", Writer::new(shared.clone(), fault))?;
         Ok((
             Self {
                 shared,
@@ -80,7 +87,7 @@ impl StorageThread {
         let mut inbox = self.shared.inbox.lock();
         if !inbox.dirty {
             inbox.dirty = true;
-            self.shared.ready.notify_one();
+            self.shared.ready.ring();
         }
     }
 
@@ -91,7 +98,7 @@ impl StorageThread {
             let mut inbox = self.shared.inbox.lock();
             inbox.checkpoints.push(done);
         }
-        self.shared.ready.notify_one();
+        self.shared.ready.ring();
         wait.await.ok().flatten()
     }
 
@@ -115,67 +122,109 @@ impl StorageThread {
     /// Asks the thread to make a last durable checkpoint and end.
     pub(crate) fn stop(&self) {
         self.shared.inbox.lock().stop = true;
-        self.shared.ready.notify_one();
+        self.shared.ready.ring();
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the storage thread's own pace; decides nothing about state"
-)]
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
+/// What the thread does.
+struct Writer {
+    shared: Arc<Shared>,
+    fault: FaultSignal,
+    /// The pause before the next step is over.
+    waited: bool,
+    last_durable: Instant,
+    unsynced_bytes: u64,
+    unsynced: bool,
+    /// A compaction has more to delete.
+    pending: bool,
 }
 
-fn run(shared: &Shared, fault: &FaultSignal) {
-    let mut last_durable = now();
-    let mut unsynced_bytes = 0;
-    let mut unsynced = false;
-    let mut pending = false;
-    loop {
+impl Writer {
+    fn new(shared: Arc<Shared>, fault: FaultSignal) -> Self {
+        Self {
+            shared,
+            fault,
+            waited: false,
+            last_durable: Instant::now(),
+            unsynced_bytes: 0,
+            unsynced: false,
+            pending: false,
+        }
+    }
+
+    /// How long to wait before the next step; none if not at all.
+    fn pause(&self, inbox: &Inbox) -> Option<Next> {
+        if inbox.is_urgent() {
+            None
+        } else if inbox.dirty || self.pending {
+            // Gather what apply does in the next moments into one transaction.
+            Some(Next::Wait(Some(STEP_PAUSE)))
+        } else if self.unsynced {
+            Some(Next::Wait(Some(DURABLE_EVERY)))
+        } else {
+            Some(Next::Wait(None))
+        }
+    }
+
+    fn write(
+        &mut self,
+        checkpoints: Vec<oneshot::Sender<Option<LogPosition>>>,
+        stop: bool,
+    ) -> Result<(), Fault> {
+        let durable = stop
+            || !checkpoints.is_empty()
+            || self.unsynced_bytes >= DURABLE_BYTES_MAX
+            || self.last_durable.elapsed() >= DURABLE_EVERY;
+        let step = self.shared.checkpointer.lock().step(durable)?;
+        self.unsynced_bytes = step.unsynced_bytes;
+        self.unsynced = !durable;
+        self.pending = step.compaction_pending;
+        if durable {
+            self.last_durable = Instant::now();
+            if step.durable.is_some() {
+                self.shared.durable.send_replace(step.durable);
+            }
+        }
+        for done in checkpoints {
+            // The caller may have given up.
+            let _ = done.send(step.durable);
+        }
+        Ok(())
+    }
+}
+
+impl Worker for Writer {
+    fn step(&mut self) -> Next {
         let (checkpoints, stop) = {
-            let mut inbox = shared.inbox.lock();
-            if !inbox.dirty && inbox.checkpoints.is_empty() && !inbox.stop && !pending {
-                if unsynced {
-                    shared.ready.wait_for(&mut inbox, DURABLE_EVERY);
-                } else {
-                    shared.ready.wait(&mut inbox);
-                }
-            } else if inbox.checkpoints.is_empty() && !inbox.stop {
-                // Gather what apply does in the next moments into one transaction.
-                shared.ready.wait_for(&mut inbox, STEP_PAUSE);
+            let mut inbox = self.shared.inbox.lock();
+            if !std::mem::take(&mut self.waited)
+                && let Some(pause) = self.pause(&inbox)
+            {
+                self.waited = true;
+                return pause;
             }
             inbox.dirty = false;
             (std::mem::take(&mut inbox.checkpoints), inbox.stop)
         };
-        let durable = stop
-            || !checkpoints.is_empty()
-            || unsynced_bytes >= DURABLE_BYTES_MAX
-            || last_durable.elapsed() >= DURABLE_EVERY;
-        let step = shared.checkpointer.lock().step(durable);
-        match step {
-            Ok(step) => {
-                unsynced_bytes = step.unsynced_bytes;
-                unsynced = !durable;
-                pending = step.compaction_pending;
-                if durable {
-                    last_durable = now();
-                    if step.durable.is_some() {
-                        shared.durable.send_replace(step.durable);
-                    }
-                }
-                for done in checkpoints {
-                    // The caller may have given up.
-                    let _ = done.send(step.durable);
-                }
-            }
+        match self.write(checkpoints, stop) {
+            Ok(()) if stop => Next::End,
+            Ok(()) => Next::Again,
             Err(error) => {
-                fault.raise(error);
-                return;
+                self.fault.raise(error);
+                Next::End
             }
         }
-        if stop {
-            return;
+    }
+
+    fn wait(&self, limit: Option<Duration>) {
+        let mut inbox = self.shared.inbox.lock();
+        // What came since the step that asked for this wait has rung already.
+        if self.pause(&inbox) == Some(Next::Wait(limit)) {
+            self.bell().wait(&mut inbox, limit);
         }
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.shared.ready
     }
 }

@@ -15,7 +15,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = PeerNode,
         LeaderId = leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = crate::runtime::MemberRuntime,
 );
 
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;

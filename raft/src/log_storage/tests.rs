@@ -38,7 +38,7 @@ async fn idle_log(directory: &std::path::Path, entries: impl Iterator<Item = Log
     wal.flush(true).unwrap();
     drop(wal);
     let (wal, recovered) = open(directory, false);
-    LogStorage::over(&wal, &recovered).unwrap()
+    LogStorage::over(&wal, &recovered, Executor::default().bell()).unwrap()
 }
 
 async fn ids(log: &mut LogStorage, from: u64, to: u64) -> Vec<LogId> {

@@ -332,6 +332,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = self.send_image(&vote) => {
                 let vote = sent.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
@@ -383,7 +384,7 @@ impl PeerClient {
         link.writer
             .put(Kind::SnapshotBegin, &begin_message(vote, &image)?);
         loop {
-            let (returned, frame) = Images::next_frame(image).await?;
+            let (returned, frame) = self.network.images.next_frame(image).await?;
             image = returned;
             let Some(frame) = frame else { break };
             link.writer.put_bytes(Kind::SnapshotData, &frame);

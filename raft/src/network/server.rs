@@ -24,8 +24,7 @@ use super::transport::{Listener, Reader, Writer};
 use crate::agreement::StateHashes;
 use crate::campaign::LeaderSigns;
 use crate::codec::{decode_membership, entry_of, invalid, log_id_message, log_id_of, vote_message, vote_of};
-use crate::executor::Tasks;
-use crate::images::blocking;
+use crate::executor::{Executor, Tasks};
 use crate::node::{LeaderServiceSlot, Raft};
 use crate::propose::Sequencer;
 use crate::read_index::LeaderReads;
@@ -44,6 +43,7 @@ pub(crate) struct PeerService {
     pub(crate) reads: Arc<LeaderReads>,
     pub(crate) leader_service: LeaderServiceSlot,
     pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) executor: Executor,
     /// Where received images are put together.
     pub(crate) snapshot_directory: PathBuf,
     /// What is heard of the leader.
@@ -252,22 +252,25 @@ impl PeerService {
         let path = self.snapshot_directory.join(format!("receiving-{number}.tmp"));
         let disk = self.disk.clone();
         let target = path.clone();
-        let mut image = blocking(move || ImageReader::create(disk, &target)).await?;
+        let mut image = self
+            .executor
+            .blocking(move || ImageReader::create(disk, &target))
+            .await?;
         loop {
             let frame = reader.require().await?;
             match frame.kind {
                 Kind::SnapshotData => {
-                    image = blocking(move || {
+                    let fed = self.executor.blocking(move || {
                         image.feed(frame.body)?;
                         Ok(image)
-                    })
-                    .await?;
+                    });
+                    image = fed.await?;
                 }
                 Kind::SnapshotEnd => break,
                 kind => return Err(invalid(format!("{kind:?} frame inside a snapshot"))),
             }
         }
-        blocking(move || image.finish()).await?;
+        self.executor.blocking(move || image.finish()).await?;
         let snapshot = Snapshot {
             meta,
             snapshot: SnapshotData::Received(path),

@@ -1,0 +1,174 @@
+//! [`Writer`]: the thread that owns the log file. Takes all that waits, up to a bound, writes it with one sync, then
+//! reports.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kelson_storage::error::Fault;
+use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
+use kelson_storage::wal::Wal;
+use openraft::storage::IOFlushed;
+use tokio::sync::oneshot;
+
+use super::{Shared, Work};
+use crate::executor::{Bell, Next, Worker};
+use crate::fault::FaultSignal;
+use crate::type_config::TypeConfig;
+
+/// Work items taken from the queue at once; their bytes are bounded by `WAL_GROUP_BYTES_MAX`.
+const GROUP_ITEMS_MAX: usize = 4096;
+
+/// See the module.
+pub(super) struct Writer {
+    wal: Wal,
+    shared: Arc<Shared>,
+    fault: FaultSignal,
+    items: Vec<Work>,
+    outcome: GroupOutcome,
+}
+
+impl Writer {
+    pub(super) fn new(wal: Wal, shared: Arc<Shared>, fault: FaultSignal) -> Self {
+        Self {
+            wal,
+            shared,
+            fault,
+            items: Vec::new(),
+            outcome: GroupOutcome::default(),
+        }
+    }
+
+    fn take(&mut self) {
+        let mut work = self.shared.queue.work.lock();
+        let count = work.len().min(GROUP_ITEMS_MAX);
+        self.items.extend(work.drain(..count));
+    }
+
+    /// Writes and syncs what was taken. Returns whether it was the last.
+    fn write(&mut self) -> Result<bool, Fault> {
+        let mut stop = false;
+        for item in self.items.drain(..) {
+            self.outcome.write(&mut self.wal, item, &mut stop)?;
+            if self.wal.buffered_bytes() > WAL_GROUP_BYTES_MAX {
+                self.outcome.finish(&mut self.wal, &self.shared)?;
+            }
+        }
+        self.outcome.finish(&mut self.wal, &self.shared)?;
+        Ok(stop)
+    }
+
+    fn next(&mut self) -> Result<Next, Fault> {
+        self.take();
+        if self.items.is_empty() {
+            // Idle: put spare segments in order, a bounded step at a time, so that no append ever waits for one.
+            let more = self.wal.tidy()?;
+            return Ok(if more { Next::Again } else { Next::Wait(None) });
+        }
+        match self.write() {
+            Ok(false) => Ok(Next::Again),
+            Ok(true) => {
+                self.wal.seal()?;
+                Ok(Next::End)
+            }
+            Err(error) => {
+                // The file may hold anything now. Nothing written before this moment is reported as stored.
+                self.outcome.fail(&error);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Worker for Writer {
+    fn step(&mut self) -> Next {
+        self.next().unwrap_or_else(|error| {
+            self.fault.raise(error);
+            Next::End
+        })
+    }
+
+    fn wait(&self, limit: Option<Duration>) {
+        let mut work = self.shared.queue.work.lock();
+        if work.is_empty() {
+            self.bell().wait(&mut work, limit);
+        }
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.shared.queue.ready
+    }
+}
+
+/// Who waits for the sync that is being prepared.
+#[derive(Default)]
+struct GroupOutcome {
+    /// Only the newest completion matters to openraft: it speaks for all before it.
+    appended: Option<IOFlushed<TypeConfig>>,
+    waiting: Vec<oneshot::Sender<()>>,
+    flushed: Option<u64>,
+    truncations: u64,
+    needs_sync: bool,
+}
+
+impl GroupOutcome {
+    fn write(&mut self, wal: &mut Wal, item: Work, stop: &mut bool) -> Result<(), Fault> {
+        match item {
+            Work::Append(entries, callback) => {
+                for entry in &entries {
+                    wal.append(entry)?;
+                    self.flushed = Some(entry.position.index);
+                }
+                self.appended = Some(callback);
+                self.needs_sync = true;
+            }
+            Work::Vote(vote, done) => {
+                wal.save_vote(vote);
+                self.waiting.push(done);
+                self.needs_sync = true;
+            }
+            Work::Incarnation(number, done) => {
+                wal.save_incarnation(number);
+                self.waiting.push(done);
+                self.needs_sync = true;
+            }
+            Work::Committed(position) => wal.save_committed(position),
+            Work::Truncate(last) => {
+                wal.truncate_after(last)?;
+                self.flushed = self.flushed.min(last.map(|position| position.index));
+                self.truncations += 1;
+                self.needs_sync = true;
+            }
+            Work::Purge(upto) => wal.purge(upto)?,
+            Work::Stop => *stop = true,
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, wal: &mut Wal, shared: &Shared) -> Result<(), Fault> {
+        wal.flush(self.needs_sync)?;
+        self.needs_sync = false;
+        if let Some(index) = self.flushed.take() {
+            let mut table = shared.table.lock();
+            if table.truncations == self.truncations {
+                table.flushed = table.flushed.max(Some(index));
+                table.trim();
+            }
+        }
+        if let Some(callback) = self.appended.take() {
+            callback.io_completed(Ok(()));
+        }
+        for done in self.waiting.drain(..) {
+            // The caller may have given up; the write stands.
+            let _ = done.send(());
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, error: &Fault) {
+        if let Some(callback) = self.appended.take() {
+            callback.io_completed(Err(io::Error::other(error.to_string())));
+        }
+        self.waiting.clear();
+    }
+}
