@@ -315,7 +315,9 @@ fn raft_config(config: &NodeConfig) -> Result<Config, Fault> {
         cluster_name: format!("{:x}", config.cluster_id),
         heartbeat_interval: heartbeat,
         enable_elect: false,
-        election_timeout_min: heartbeat + 1,
+        // No longer an election's clock, but still openraft's bound on how long a vote may be asked for: on a new
+        // connection that is three round trips and a sync. The lease is the longest that openraft takes.
+        election_timeout_min: (lease.saturating_sub(1)).max(heartbeat + 1),
         election_timeout_max: lease.max(heartbeat + 2),
         // Checkpoints are the storage thread's; this crate tells openraft of them and purges (reliability R7).
         snapshot_policy: SnapshotPolicy::Never,
