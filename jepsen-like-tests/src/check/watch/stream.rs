@@ -1,6 +1,6 @@
 //! One watch stream: its watchers, and what each must get next.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::compare::{compare, expected, is_bad, show};
 use super::{Bookmark, Findings, Tally};
@@ -32,6 +32,8 @@ pub(super) struct Stream<'a> {
     /// Creations that were asked for and not answered.
     asked: VecDeque<(u64, WatchCreate)>,
     watchers: BTreeMap<i64, Watcher>,
+    /// Ids that the client wants canceled before it knows who has them.
+    canceled_early: BTreeSet<i64>,
     /// Progress asked for and not answered; etcd may drop requests, never invent answers.
     progress_asked: u64,
     closed: bool,
@@ -45,6 +47,7 @@ impl<'a> Stream<'a> {
             timeline,
             asked,
             watchers,
+            canceled_early: BTreeSet::new(),
             progress_asked: 0,
             closed: false,
         }
@@ -67,11 +70,10 @@ impl<'a> Stream<'a> {
                     self.check_resumption(*watcher, request, *bookmark, findings);
                 }
             }
-            StreamEvent::Cancel { watch_id } => {
-                if let Some(watcher) = self.watchers.get_mut(watch_id) {
-                    watcher.cancel_asked = true;
-                }
-            }
+            StreamEvent::Cancel { watch_id } => match self.watchers.get_mut(watch_id) {
+                Some(watcher) => watcher.cancel_asked = true,
+                None => _ = self.canceled_early.insert(*watch_id),
+            },
             StreamEvent::ProgressRequest => self.progress_asked += 1,
             StreamEvent::Response(response) => {
                 let place = format!("stream {} at {}", self.id, seconds(record.at));
@@ -202,7 +204,7 @@ impl<'a> Stream<'a> {
             created: at,
             next,
             pieces: Vec::new(),
-            cancel_asked: false,
+            cancel_asked: self.canceled_early.remove(&id),
         };
         self.watchers.insert(id, watcher);
         Ok(())

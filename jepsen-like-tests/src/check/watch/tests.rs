@@ -313,6 +313,22 @@ const ACCEPTED: &[Variation] = &[
         }
         response.header.revision = 9;
     }),
+    ("canceled by its client before its creation was known", |s| {
+        let (stream, request) = (s.stream(22), again(10));
+        let created = WatchResponse {
+            created: true,
+            header: header(9),
+            ..WatchResponse::default()
+        };
+        let create = StreamEvent::Create {
+            watcher: 102,
+            request,
+        };
+        s.on_stream(22, stream, create);
+        s.on_stream(23, stream, StreamEvent::Cancel { watch_id: 0 });
+        s.on_response(24, stream, created);
+        s.on_response(25, stream, cancel(0));
+    }),
     ("fragments of one revision", |s| {
         let stream = s.stream(22);
         let request = WatchCreate {
