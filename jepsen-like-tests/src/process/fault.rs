@@ -158,12 +158,13 @@ impl Fault {
         }
     }
 
-    /// Whether it needs network namespaces.
+    /// Whether it needs namespaces: of the network, or of mounts for a disk of the member's own.
     #[must_use]
-    pub fn needs_network(&self) -> bool {
+    pub fn needs_namespaces(&self) -> bool {
         matches!(
             self,
-            Fault::Cut(_)
+            Fault::FillDisk(_)
+                | Fault::Cut(_)
                 | Fault::Flap { .. }
                 | Fault::Lose { .. }
                 | Fault::Reset(_)

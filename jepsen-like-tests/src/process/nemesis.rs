@@ -122,7 +122,7 @@ impl Nemesis {
     async fn track(&self, track: &Track) -> Result<()> {
         for step in &track.steps {
             tokio::time::sleep(Duration::from_millis(step.rest_ms)).await;
-            if step.fault.needs_network() && self.cluster.network().is_none() {
+            if step.fault.needs_namespaces() && self.cluster.network().is_none() {
                 continue;
             }
             self.make(&step.fault, Duration::from_millis(step.lasts_ms))
