@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::client::Client;
 use super::leases;
+use crate::check::cycle::{self, PREFIX};
 use crate::history::{
     Blob, Compare, CompareResult, CompareTarget, DeleteRange, KeyValue, Put, Range, RangeResponse, Request,
-    SortOrder, SortTarget, Txn, TxnOp,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
 };
 
 /// Kinds of work, in the order clients take them up.
@@ -28,6 +29,9 @@ pub const KINDS: &[&str] = &[
 
 /// Rest between two calls of a client, in ms: keeps a history at a size that is checked in seconds.
 const REST_MS: std::ops::Range<u64> = 4..16;
+
+/// Lists to append to.
+const LISTS: usize = 4;
 
 /// What all clients share.
 #[derive(Debug, Default)]
@@ -63,7 +67,7 @@ pub async fn run(kind: &'static str, mut client: Client, shared: Arc<Shared>) {
     while shared.goes_on() {
         match kind {
             "register" => register(&mut client, &shared, &mut state).await,
-            "append" => append(&mut client, &mut state).await,
+            "append" => append(&mut client).await,
             "txn" => transaction(&mut client, &mut state).await,
             "kubernetes" => kubernetes(&mut client, &shared, &mut state).await,
             "set" => set(&mut client, &mut state).await,
@@ -168,7 +172,7 @@ async fn past(client: &mut Client, shared: &Shared) {
         newest + 1_000_000,
     ];
     let revision = *candidates.choose(&mut client.rng).expect("not empty");
-    let prefixes = ["r/", "t/", "a/", "s/"];
+    let prefixes = ["r/", "t/", PREFIX, "s/"];
     let prefix = *prefixes.choose(&mut client.rng).expect("not empty");
     let range = Range {
         revision: revision.max(1),
@@ -185,41 +189,34 @@ fn remember(shared: &Shared, state: &mut State, found: Option<RangeResponse>) {
     state.last = found.kvs.into_iter().next();
 }
 
-/// Lists that only grow: each append names the revision it has read, reads take several lists at once.
-async fn append(client: &mut Client, state: &mut State) {
-    let key = format!("a/{}", client.rng.random_range(0..4));
-    if client.rng.random_bool(0.4) {
-        let txn = Txn {
-            success: vec![
-                range_op(&"a/0".into()),
-                range_op(&"a/1".into()),
-                range_op(&key.as_str().into()),
-            ],
-            ..Txn::default()
+/// Lists that only grow. An append names the revisions it has read and goes to one list or to two at once; reads take
+/// three at once. What the cycle checker judges.
+async fn append(client: &mut Client) {
+    let mut lists: Vec<Blob> = (0..LISTS).map(|list| format!("{PREFIX}{list}").into()).collect();
+    lists.shuffle(&mut client.rng);
+    let reads = client.rng.random_bool(0.4);
+    lists.truncate(if reads { 3 } else { client.rng.random_range(1..=2) });
+    let read = Txn {
+        success: lists.iter().map(range_op).collect(),
+        ..Txn::default()
+    };
+    let Some(found) = client.txn(read).await.filter(|_| !reads) else {
+        return;
+    };
+    let mut longer = Txn::default();
+    for (list, found) in lists.iter().zip(&found.responses) {
+        let pair = match found {
+            TxnOpResponse::Range(range) => range.kvs.first(),
+            _ => None,
         };
-        client.txn(txn).await;
-        return;
+        let mut elements = pair.map_or_else(Vec::new, |pair| cycle::decode(&pair.value));
+        elements.push(client.value().text());
+        let known = pair.map_or(0, |pair| pair.mod_revision);
+        longer.compare.push(equal(list, CompareTarget::Mod(known)));
+        longer.success.push(put_op(list, cycle::encode(&elements)));
+        longer.failure.push(range_op(list));
     }
-    let Some(found) = client.get(&key).await else {
-        return;
-    };
-    let element = client.value();
-    let (list, mod_revision) = found.kvs.first().map_or((Vec::new(), 0), |pair| {
-        (pair.value.as_slice().to_vec(), pair.mod_revision)
-    });
-    let mut longer = list;
-    if !longer.is_empty() {
-        longer.push(b' ');
-    }
-    longer.extend_from_slice(element.as_slice());
-    let key: Blob = key.as_str().into();
-    let txn = Txn {
-        compare: vec![equal(&key, CompareTarget::Mod(mod_revision))],
-        success: vec![put_op(&key, longer.into())],
-        failure: vec![range_op(&key)],
-    };
-    client.txn(txn).await;
-    state.keys.clear();
+    client.txn(longer).await;
 }
 
 /// Several keys in one transaction: compares of all kinds, writes, reads before and after them, deletes, one level of
@@ -336,7 +333,6 @@ async fn kubernetes(client: &mut Client, shared: &Shared, state: &mut State) {
 }
 
 fn keep(state: &mut State, found: Option<crate::history::TxnResponse>) {
-    use crate::history::TxnOpResponse;
     if let Some(TxnOpResponse::Range(range)) = found.and_then(|found| found.responses.into_iter().next()) {
         state.last = range.kvs.into_iter().next();
     }
