@@ -16,6 +16,7 @@ use super::load::{self, KINDS, Shared};
 use super::nemesis::Nemesis;
 use super::network::Network;
 use super::plan::Plan;
+use super::probe;
 use super::recorder::{Recorder, Tally, index};
 use super::server::Server;
 use super::watchers::{BEGINNINGS, Watcher, watch_all};
@@ -229,6 +230,13 @@ impl<'a> Episode<'a> {
         }
         let compactor = self.client(index(self.plan.clients), None);
         clients.spawn(load::compactor(compactor, Arc::clone(&self.shared)));
+        clients.spawn(probe::run(
+            self.first_probe(),
+            self.plan.seed,
+            Arc::clone(&self.recorder),
+            self.endpoints(),
+            Arc::clone(&self.shared),
+        ));
         clients
     }
 
@@ -254,8 +262,12 @@ impl<'a> Episode<'a> {
         (watchers, seen)
     }
 
-    fn first_watcher(&self) -> u32 {
+    fn first_probe(&self) -> u32 {
         index(self.plan.clients) + 1
+    }
+
+    fn first_watcher(&self) -> u32 {
+        self.first_probe() + probe::CLIENTS
     }
 
     /// All keys, and all events, once at each member.

@@ -1,7 +1,7 @@
 //! Real members under real faults: rung d of the test ladder.
 //!
 //! An [`episode`] starts a cluster ([`cluster`]) in network namespaces ([`network`]), puts recorded clients on it
-//! ([`load`], [`leases`], [`watchers`]), lets a [`nemesis`] carry out a [`plan`], heals, reads everything once more, and
+//! ([`load`], [`leases`], [`watchers`], [`probe`]), lets a [`nemesis`] carry out a [`plan`], heals, reads everything once more, and
 //! judges ([`judge`]) the history. The same driver runs Kelson and etcd: members are whatever binary takes etcd's flags.
 //!
 //! The seed fixes the plan and what clients choose, not the timing of threads: a failed episode is repeated by its seed
@@ -22,6 +22,7 @@ pub mod load;
 pub mod nemesis;
 pub mod network;
 pub mod plan;
+pub mod probe;
 pub mod proxy;
 pub mod recorder;
 pub mod server;

@@ -147,7 +147,7 @@ impl Watcher {
             Beginning::Future => newest + rng.random_range(1..200),
         };
         let everything = self.beginning == Beginning::Everything;
-        let prefixes = ["r/", "t/", "a/", "s/", "q/", "l", "/registry/", "guarded/"];
+        let prefixes = ["r/", "t/", "p/", "s/", "q/", "l", "/registry/", "guarded/"];
         let (key, range_end) = match *prefixes.choose(rng).expect("not empty") {
             _ if everything => (vec![0].into(), vec![0].into()),
             "l" => ("l".into(), after("l")),
