@@ -146,12 +146,25 @@ impl Default for Limits {
 
 /// Asks every checker that judges single runs.
 pub fn all(evidence: &Evidence<'_>, limits: &Limits) -> Vec<Report> {
-    let _ = limits;
-    let (order, _timeline) = order::check(evidence);
-    vec![Report {
-        checker: "order",
-        verdict: order,
-    }]
+    judge(evidence, limits).0
+}
+
+/// As [`all`]; also gives away the history of the store that `order` found, for counting ([`coverage::Tally::of`]).
+pub fn judge(evidence: &Evidence<'_>, limits: &Limits) -> (Vec<Report>, Option<order::Timeline>) {
+    let (order, timeline) = order::check(evidence);
+    let known = timeline.as_ref();
+    let verdicts = [
+        ("order", order),
+        ("wgl", wgl::check(evidence, limits)),
+        ("cycle", cycle::check(evidence)),
+        ("watch", watch::check(evidence, known, limits)),
+        ("lease", lease::check(evidence, known, limits)),
+        ("durability", durability::check(evidence)),
+        ("convergence", convergence::check(evidence)),
+        ("liveness", liveness::check(evidence, limits)),
+    ];
+    let reports = verdicts.map(|(checker, verdict)| Report { checker, verdict });
+    (reports.into(), timeline)
 }
 
 /// How a call is named in explanations: its id, client, request and outcome in one short line.

@@ -13,16 +13,16 @@ use super::client::Client;
 use super::cluster::{Cluster, Settings};
 use super::fault::Fault;
 use super::load::{self, KINDS, Shared};
+use super::logs::{self, Counts};
 use super::nemesis::Nemesis;
 use super::network::Network;
 use super::plan::Plan;
 use super::probe;
 use super::recorder::{Recorder, Tally, index};
 use super::server::Server;
+use super::summary;
 use super::watchers::{BEGINNINGS, Watcher, watch_all};
-use crate::history::{
-    AlarmInfo, History, LeaseInfo, MEMBERS_FILE, MemberInfo, MemberSummary, Phase, write_members,
-};
+use crate::history::{History, MEMBERS_FILE, MemberSummary, Phase, write_members};
 
 /// Longest wait for all members to serve after the last fault.
 const HEAL_PATIENCE: Duration = Duration::from_secs(60);
@@ -30,9 +30,6 @@ const HEAL_PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait for watchers of everything to see the last revision: twice what is promised, so that the checker and not
 /// this line judges it.
 const WATCH_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Longest wait for members to agree on everything once nobody writes.
-const AGREEMENT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Pause between compactions while no fault hurries them, in ms.
 const COMPACT_EVERY_MS: u64 = 1_500;
@@ -50,6 +47,8 @@ pub struct Outcome {
     pub history: History,
     /// Members at the end.
     pub members: Vec<MemberSummary>,
+    /// What members' logs tell.
+    pub logged: Counts,
     /// Calls of the calm phase.
     pub calm: Tally,
     /// Calls after the last fault.
@@ -172,7 +171,7 @@ impl<'a> Episode<'a> {
         let after = self.recorder.tally();
         self.shared.stop.store(true, Ordering::Relaxed);
         while clients.join_next().await.is_some() {}
-        if let Err(error) = healed {
+        if let Err(error) = healed.and(self.restart(&nemesis).await) {
             self.breaches.push(format!("not healed: {error:#}"));
         }
 
@@ -180,14 +179,15 @@ impl<'a> Episode<'a> {
         self.last_reads(&nemesis, &seen).await;
         self.close_streams.store(true, Ordering::Relaxed);
         while watchers.join_next().await.is_some() {}
-        let members = self.agreed_summaries(&nemesis).await;
+        let members = self.summaries(&nemesis).await;
         self.note_surprises();
         write_members(&directory.join(MEMBERS_FILE), &members)?;
-        self.look_for_panics();
+        let logged = self.read_logs();
         Ok(Outcome {
             total: self.recorder.tally(),
             history: self.recorder.finish()?,
             members,
+            logged,
             calm,
             healed: after.since(before),
             breaches: self.breaches,
@@ -201,6 +201,28 @@ impl<'a> Episode<'a> {
         self.recorder
             .note(format!("healed after {:?}: {result:?}", started.elapsed()));
         result
+    }
+
+    /// Kills everybody and starts them again, so that what is read last was on disks. Members whose files were damaged
+    /// are spared: what serves may still find the damage at its next start.
+    async fn restart(&self, nemesis: &Nemesis) -> Result<()> {
+        if self.plan.any(Fault::damages) {
+            return Ok(());
+        }
+        nemesis.restart_all()?;
+        self.healed().await
+    }
+
+    async fn summaries(&mut self, nemesis: &Nemesis) -> Vec<MemberSummary> {
+        let members = (0..self.cluster.size()).filter(|member| !nemesis.is_retired(*member));
+        let members: Vec<usize> = members.collect();
+        let summaries = summary::agreed(&self.cluster, &self.recorder, &members).await;
+        if summaries.len() < members.len() {
+            let (told, asked) = (summaries.len(), members.len());
+            self.breaches
+                .push(format!("{told} of {asked} members tell their state"));
+        }
+        summaries
     }
 
     fn endpoints(&self) -> Vec<std::net::SocketAddr> {
@@ -316,112 +338,20 @@ impl<'a> Episode<'a> {
         }
     }
 
-    /// What members are like once nobody writes: asked until they agree, for a while.
-    async fn agreed_summaries(&mut self, nemesis: &Nemesis) -> Vec<MemberSummary> {
-        let members: Vec<usize> = (0..self.cluster.size())
-            .filter(|member| !nemesis.is_retired(*member))
-            .collect();
-        let deadline = Instant::now() + AGREEMENT_PATIENCE;
-        loop {
-            let mut summaries = Vec::new();
-            for member in &members {
-                match summary(&self.cluster, *member).await {
-                    Ok(summary) => summaries.push(summary),
-                    Err(status) => self
-                        .recorder
-                        .note(format!("no summary of member {member}: {status}")),
-                }
-            }
-            let agree = summaries.len() == members.len()
-                && summaries.windows(2).all(|pair| alike(&pair[0], &pair[1]));
-            if agree {
-                return summaries;
-            }
-            if Instant::now() > deadline {
-                self.breaches.push(format!("members differ: {summaries:?}"));
-                return summaries;
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    }
-
     fn note_surprises(&mut self) {
         self.breaches.extend(self.cluster.take_surprises());
     }
 
-    fn look_for_panics(&mut self) {
+    fn read_logs(&mut self) -> Counts {
+        let mut counts = Counts::default();
         for member in 0..self.cluster.size() {
             let log = std::fs::read(self.cluster.log(member)).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
-            if let Some(line) = log.lines().find(|line| {
-                line.contains("panicked") || line.contains("panic:") || line.contains("\"level\":\"panic\"")
-            }) {
+            counts.add(Counts::of(&log));
+            if let Some(line) = logs::panic_in(&log) {
                 self.breaches.push(format!("member {member} panicked: {line}"));
             }
         }
+        counts
     }
-}
-
-/// Whether two members hold the same.
-fn alike(one: &MemberSummary, other: &MemberSummary) -> bool {
-    let comparable = |summary: &MemberSummary| MemberSummary {
-        member: 0,
-        id: 0,
-        applied_index: None,
-        ..summary.clone()
-    };
-    comparable(one) == comparable(other)
-}
-
-async fn summary(cluster: &Cluster, member: usize) -> Result<MemberSummary, tonic::Status> {
-    let admin = cluster.admin(member);
-    let status = admin.status().await?;
-    let header = status.header.unwrap_or_default();
-    let hash = admin.hash_kv(0).await?;
-    let leases = admin.leases().await?;
-    let members = admin.members().await?;
-    let alarms = admin.alarms().await?;
-    Ok(MemberSummary {
-        member: index(member),
-        id: header.member_id,
-        cluster_id: header.cluster_id,
-        applied_index: Some(status.raft_applied_index),
-        revision: Some(header.revision),
-        hash_revision: Some(hash.hash_revision),
-        hash: Some(u64::from(hash.hash)),
-        compact_revision: Some(hash.compact_revision),
-        leases: Some(
-            leases
-                .into_iter()
-                .map(|id| LeaseInfo {
-                    id,
-                    ..LeaseInfo::default()
-                })
-                .collect(),
-        ),
-        members: Some(
-            members
-                .into_iter()
-                .map(|member| MemberInfo {
-                    id: member.id,
-                    name: member.name,
-                    peer_urls: member.peer_ur_ls,
-                    client_urls: member.client_ur_ls,
-                    is_learner: member.is_learner,
-                })
-                .collect(),
-        ),
-        alarms: Some(
-            alarms
-                .into_iter()
-                .map(|alarm| AlarmInfo {
-                    member_id: alarm.member_id,
-                    alarm: kelson_proto::etcdserverpb::AlarmType::try_from(alarm.alarm)
-                        .map_or("?", |kind| kind.as_str_name())
-                        .to_owned(),
-                })
-                .collect(),
-        ),
-        ..MemberSummary::default()
-    })
 }

@@ -101,8 +101,32 @@ pub enum Fault {
     },
 }
 
+/// Names in histories of all faults that there are.
+pub const KINDS: &[&str] = &[
+    "kill",
+    "pause",
+    "isolate",
+    "halves",
+    "bridge",
+    "cut-peers",
+    "cut-clients",
+    "one-way-in",
+    "one-way-out",
+    "flapping",
+    "loss",
+    "reset",
+    "bandwidth",
+    "latency",
+    "transfer",
+    "compact",
+    "flip",
+    "cut-tail",
+    "disk-full",
+    "clock",
+];
+
 impl Fault {
-    /// Its name in a history.
+    /// Its name in a history, one of [`KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -171,6 +195,12 @@ impl Fault {
                 | Fault::Throttle { .. }
                 | Fault::Delay { .. }
         )
+    }
+
+    /// Whether it changes what is in a member's files.
+    #[must_use]
+    pub fn damages(&self) -> bool {
+        matches!(self, Fault::Flip(..) | Fault::Truncate(..))
     }
 
     /// Whether it makes the cluster slow, so that no bound on pauses holds while it lasts.

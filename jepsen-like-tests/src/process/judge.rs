@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::episode::Outcome;
-use super::recorder::Tally;
+use super::recorder::Tally as Calls;
+use crate::check::coverage::Tally;
 use crate::check::{self, Evidence, Limits};
 use crate::history::History;
 
@@ -13,16 +14,40 @@ const CALM_OK_MIN: f64 = 0.5;
 /// Largest share of calls whose fate may stay unknown: beyond it the checkers would have too little to go on.
 const UNKNOWN_MAX: f64 = 0.2;
 
-/// Reasons why the episode fails; none: it passes.
+/// What is thought of an episode.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Judgement {
+    /// Reasons why it fails; none: it passes.
+    pub reasons: Vec<String>,
+    /// What it tried.
+    pub coverage: Tally,
+}
+
+/// Judges an episode by what the driver saw, and by every checker.
 #[must_use]
-pub fn verdict(outcome: &Outcome) -> Vec<String> {
+pub fn judge(outcome: &Outcome) -> Judgement {
     let mut reasons = outcome.breaches.clone();
-    for (phase, tally) in [("calm", outcome.calm), ("healed", outcome.healed)] {
-        if share(tally.ok, tally) < CALM_OK_MIN {
+    reasons.extend(share_of_successes(outcome));
+    reasons.extend(without_effect(&outcome.history));
+    let evidence = Evidence::new(&outcome.history, &outcome.members);
+    let (reports, timeline) = check::judge(&evidence, &Limits::default());
+    let bad = reports.iter().filter(|report| !report.verdict.is_pass());
+    reasons.extend(bad.map(|report| format!("{}: {}", report.checker, report.verdict)));
+    let mut coverage = Tally::of(&evidence, timeline.as_ref());
+    coverage.snapshot_installs = outcome.logged.snapshot_installs;
+    coverage.torn_tails = outcome.logged.torn_tails;
+    Judgement { reasons, coverage }
+}
+
+/// Phases in which too little worked, and histories that know too little.
+fn share_of_successes(outcome: &Outcome) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for (phase, calls) in [("calm", outcome.calm), ("healed", outcome.healed)] {
+        if share(calls.ok, calls) < CALM_OK_MIN {
             reasons.push(format!(
                 "{phase} phase: only {} of {} calls succeeded",
-                tally.ok,
-                tally.total()
+                calls.ok,
+                calls.total()
             ));
         }
     }
@@ -30,13 +55,6 @@ pub fn verdict(outcome: &Outcome) -> Vec<String> {
     if unknown > UNKNOWN_MAX {
         reasons.push(format!("{:.1} % of calls ended unknown", unknown * 100.0));
     }
-    reasons.extend(without_effect(&outcome.history));
-    let evidence = Evidence::new(&outcome.history, &outcome.members);
-    let (order, timeline) = check::order::check(&evidence);
-    let watch = check::watch::check(&evidence, timeline.as_ref(), &Limits::default());
-    let verdicts = [("order", order), ("watch", watch)];
-    let bad = verdicts.into_iter().filter(|(_, verdict)| !verdict.is_pass());
-    reasons.extend(bad.map(|(checker, verdict)| format!("{checker}: {verdict}")));
     reasons
 }
 
@@ -51,8 +69,8 @@ fn without_effect(history: &History) -> Vec<String> {
         .collect()
 }
 
-fn share(part: u64, tally: Tally) -> f64 {
-    match tally.total() {
+fn share(part: u64, calls: Calls) -> f64 {
+    match calls.total() {
         0 => 0.0,
         total => part as f64 / total as f64,
     }
@@ -62,6 +80,7 @@ fn share(part: u64, tally: Tally) -> f64 {
 mod tests {
     use super::*;
     use crate::history::{Fault, Record};
+    use crate::process::logs::Counts;
 
     fn history(faults: &[(&str, bool)]) -> History {
         let mut history = History::default();
@@ -87,28 +106,34 @@ mod tests {
         let mut outcome = Outcome {
             history: History::default(),
             members: Vec::new(),
-            calm: Tally {
+            calm: Calls {
                 ok: 49,
                 failed: 51,
                 unknown: 0,
             },
-            healed: Tally {
+            healed: Calls {
                 ok: 9,
                 failed: 1,
                 unknown: 0,
             },
-            total: Tally {
+            total: Calls {
                 ok: 58,
                 failed: 22,
                 unknown: 20,
             },
-            breaches: vec!["member 1 ended".to_owned()],
+            logged: Counts::default(),
+            breaches: Vec::new(),
         };
-        let reasons = verdict(&outcome).join("; ");
-        assert!(reasons.contains("member 1 ended"), "{reasons}");
+        outcome.breaches.push("member 1 ended".to_owned());
+        assert!(judge(&outcome).reasons.contains(&"member 1 ended".to_owned()));
+        let reasons = share_of_successes(&outcome).join("; ");
         assert!(reasons.contains("calm phase: only 49 of 100"), "{reasons}");
         assert!(!reasons.contains("unknown"), "{reasons}");
         outcome.total.unknown = 21;
-        assert!(verdict(&outcome).join("; ").contains("of calls ended unknown"));
+        assert!(
+            share_of_successes(&outcome)
+                .join("; ")
+                .contains("of calls ended unknown")
+        );
     }
 }

@@ -110,6 +110,18 @@ impl Nemesis {
         Ok(())
     }
 
+    /// Kills all members that are in use, and starts them at once.
+    ///
+    /// # Errors
+    ///
+    /// If a process cannot be started.
+    pub fn restart_all(&self) -> Result<()> {
+        for member in 0..self.cluster.size() {
+            self.down(member);
+        }
+        self.heal()
+    }
+
     /// Whether a member was put out of use by a fault that allows it.
     #[must_use]
     pub fn is_retired(&self, member: usize) -> bool {

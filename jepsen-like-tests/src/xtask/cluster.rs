@@ -151,7 +151,7 @@ async fn one(server: &Server, plan: &Plan, place: &Path, with_network: bool, run
         Ok(outcome) => outcome,
         Err(error) => return vec![format!("the episode broke off: {error:#}")],
     };
-    let reasons = judge::verdict(&outcome);
+    let reasons = judge::judge(&outcome).reasons;
     let figures = Figures::of(&outcome.history);
     show(&outcome, &figures);
     run.calls += outcome.total.total();
