@@ -21,17 +21,29 @@ impl Waits {
     /// `median/max of n`, in ms; a dash if there is none.
     #[must_use]
     pub fn shown(&self) -> String {
-        if self.0.is_empty() {
-            return "-".to_owned();
+        match self.median_and_max() {
+            Some((median, max)) => format!("median {median:.0} ms, max {max:.0} ms of {}", self.0.len()),
+            None => "-".to_owned(),
         }
+    }
+
+    fn median_and_max(&self) -> Option<(f64, f64)> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        format!(
-            "median {:.0} ms, max {:.0} ms of {}",
-            f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]),
-            sorted[sorted.len() - 1],
-            sorted.len()
-        )
+        let max = *sorted.last()?;
+        let median = f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2]);
+        Some((median, max))
+    }
+
+    /// What is above these bounds, in ms.
+    fn above(&self, name: &str, median_max: f64, max: f64) -> Option<String> {
+        let (median, longest) = self.median_and_max()?;
+        (median > median_max || longest > max).then(|| {
+            format!(
+                "{name}: {}; must be {median_max:.0} and {max:.0} ms",
+                self.shown()
+            )
+        })
     }
 }
 
@@ -40,6 +52,8 @@ impl Waits {
 pub struct Figures {
     /// G2: the leader killed until the next write succeeds.
     pub kill_leader: Waits,
+    /// G5: everybody killed and started again until the next write succeeds.
+    pub kill_all: Waits,
     /// G3: the leader cut off or stopped until the next write succeeds.
     pub lose_leader: Waits,
     /// G4: network healed until a linearizable read through the old leader succeeds.
@@ -71,6 +85,9 @@ impl Figures {
                 // Beside another fault, a figure would measure both.
                 _ if !alone(history, fault) => (),
                 "kill" if of_leader => figures.kill_leader.0.extend(outage(&operations, fault)),
+                "kill" if fault.detail.contains("all members") => {
+                    figures.kill_all.0.extend(next_write(&operations, fault.end));
+                }
                 "isolate" | "cut-peers" | "pause" if of_leader => {
                     // A fault that ends before a leader is elected measures nothing but itself.
                     if fault.end - fault.start > OUTAGE_MAX {
@@ -100,11 +117,51 @@ impl Figures {
     /// Adds those of another episode.
     pub fn add(&mut self, other: &Figures) {
         self.kill_leader.extend(&other.kill_leader);
+        self.kill_all.extend(&other.kill_all);
         self.lose_leader.extend(&other.lose_leader);
         self.old_leader_reads.extend(&other.old_leader_reads);
         self.follower_returns.extend(&other.follower_returns);
         self.follower_elections += other.follower_elections;
         self.terms += other.terms;
+    }
+
+    /// Every figure with its number, on a line of its own.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let returns = self.follower_returns.0.len();
+        format!(
+            "  G2  leader killed -> next write:           {}
+  G3  leader cut off or stopped -> next write: {}
+  G4  healed -> read through the old leader: {}
+  G5  all killed and started -> next write:  {}
+  G13 follower back -> longest write gap:    {}; {} elections after {returns} returns",
+            self.kill_leader.shown(),
+            self.lose_leader.shown(),
+            self.old_leader_reads.shown(),
+            self.kill_all.shown(),
+            self.follower_returns.shown(),
+            self.follower_elections,
+        )
+    }
+
+    /// Figures that are not as section 8 of the reliability design wants them at the Gate.
+    #[must_use]
+    pub fn breaches(&self) -> Vec<String> {
+        let mut breaches: Vec<String> = [
+            self.kill_leader.above("G2", 1_000.0, 3_000.0),
+            self.lose_leader.above("G3", 1_500.0, 3_000.0),
+            self.old_leader_reads.above("G4", 2_000.0, 2_000.0),
+            self.kill_all.above("G5", 5_000.0, 5_000.0),
+            self.follower_returns.above("G13", 1_000.0, 1_000.0),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        if self.follower_elections > self.follower_returns.0.len() as u64 {
+            let elections = self.follower_elections;
+            breaches.push(format!("G13: {elections} elections, must be 1 for each return"));
+        }
+        breaches
     }
 }
 
@@ -149,6 +206,15 @@ fn read_through(operations: &[Operation], fault: &Fault) -> Option<f64> {
     Some(millis(first - fault.end))
 }
 
+/// From a moment until the next write succeeds.
+fn next_write(operations: &[Operation], from: u64) -> Option<f64> {
+    let writes = operations.iter().filter(|operation| {
+        operation.ret > from && is_write(&operation.request) && operation.response().is_some()
+    });
+    let first = writes.map(|write| write.ret).min()?;
+    Some(millis(first - from))
+}
+
 /// The longest time without a successful write between two moments.
 fn longest_gap(operations: &[Operation], from: u64, until: u64) -> Option<f64> {
     let mut moments: Vec<u64> = operations
@@ -191,6 +257,26 @@ mod tests {
         }));
         let outcome = Outcome::Ok(Response::Put(PutResponse::default()));
         history.push(Record::Return(Return { at: ret, id, outcome }));
+    }
+
+    #[test]
+    fn a_figure_above_its_bound_is_named() {
+        let mut figures = Figures {
+            kill_leader: Waits(vec![400.0, 900.0, 2_900.0]),
+            old_leader_reads: Waits(vec![30.0]),
+            follower_returns: Waits(vec![300.0]),
+            follower_elections: 1,
+            ..Figures::default()
+        };
+        assert!(figures.breaches().is_empty());
+        figures.kill_leader.0.push(3_100.0);
+        figures.follower_elections = 2;
+        let breaches = figures.breaches().join("; ");
+        assert!(
+            breaches.starts_with("G2: median 1900 ms, max 3100 ms of 4"),
+            "{breaches}"
+        );
+        assert!(breaches.contains("G13: 2 elections"), "{breaches}");
     }
 
     #[test]

@@ -54,6 +54,31 @@ pub fn enter() -> Result<()> {
     run(Command::new("ip").args(["link", "set", "lo", "up"]))
 }
 
+/// Programs that faults of the network and of disks are made with.
+const TOOLS: &[&str] = &["ip", "nft", "tc", "mount", "umount", "mkfs.ext4"];
+
+/// [`enter`]s if that is possible and the tools are there; else says which faults will not happen.
+#[must_use]
+pub fn enter_or_say() -> bool {
+    let missing: Vec<&str> = TOOLS.iter().copied().filter(|tool| !is_on_path(tool)).collect();
+    let entered = match missing.as_slice() {
+        [] => enter(),
+        missing => Err(anyhow::anyhow!("{} not found", missing.join(", "))),
+    };
+    if let Err(error) = &entered {
+        println!("no namespaces: {error:#}");
+        println!(
+            "faults of the network and of disks do NOT run; kills, pauses, transfers, compaction, damage do"
+        );
+    }
+    entered.is_ok()
+}
+
+fn is_on_path(tool: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(tool).is_file())
+}
+
 impl Network {
     /// Namespaces for `members` members, joined by a bridge.
     ///

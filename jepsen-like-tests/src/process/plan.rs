@@ -11,14 +11,43 @@ use rand::{Rng, SeedableRng};
 
 use super::fault::{Fault, Shape, Target};
 
-/// Load without faults before the first one.
-const CALM_MS: u64 = 3_000;
+/// How long the phases of an episode are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lengths {
+    /// Load without faults before the first one, in ms.
+    calm_ms: u64,
+    /// The phase of faults, in ms.
+    faults_ms: std::ops::RangeInclusive<u64>,
+    /// Load after the last fault was undone, in ms.
+    healed_ms: u64,
+}
 
-/// Load after the last fault was undone.
-const HEALED_MS: u64 = 5_000;
+/// What the ladder's longer runs take.
+pub const USUAL: Lengths = Lengths {
+    calm_ms: 3_000,
+    faults_ms: 15_000..=30_000,
+    healed_ms: 5_000,
+};
 
-/// Length of the phase of faults.
-const FAULTS_MS: std::ops::RangeInclusive<u64> = 15_000..=30_000;
+/// What the Gate has time for.
+pub const SHORT: Lengths = Lengths {
+    calm_ms: 2_000,
+    faults_ms: 10_000..=14_000,
+    healed_ms: 4_000,
+};
+
+/// Plans of the Gate, one episode each.
+pub const GATE: &[&str] = &[
+    "kill",
+    "partition",
+    "pause",
+    "mixed",
+    "damage",
+    "disk-full",
+    "mixed",
+    "kill-all",
+    "transfer",
+];
 
 /// Plans by name, each with what it does. `mixed` comes on top.
 pub const NAMES: &[(&str, &str)] = &[
@@ -66,7 +95,7 @@ pub const NAMES: &[(&str, &str)] = &[
 ];
 
 /// Families that `mixed` draws from. Damage is left out: a lost disk and a fault elsewhere may lose a quorum's data.
-const MIXABLE: &[&str] = &[
+pub const MIXABLE: &[&str] = &[
     "kill",
     "pause",
     "partition",
@@ -119,22 +148,33 @@ pub struct Plan {
     pub snapshot_count: u64,
     /// Clients that call; watchers come on top.
     pub clients: usize,
+    /// Whether it is of the Gate's length: part of the way to repeat it.
+    pub short: bool,
     /// What happens, each track beside the others.
     pub tracks: Vec<Track>,
 }
 
 impl Plan {
-    /// The plan of this name, seed and size.
+    /// The plan of this name, seed and size, of the usual length.
     ///
     /// # Errors
     ///
     /// If there is no such plan.
     pub fn new(name: &str, seed: u64, members: usize) -> Result<Plan> {
+        Plan::with_lengths(name, seed, members, &USUAL)
+    }
+
+    /// The plan of this name, seed and size.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such plan.
+    pub fn with_lengths(name: &str, seed: u64, members: usize, lengths: &Lengths) -> Result<Plan> {
         let mut rng = StdRng::seed_from_u64(seed);
         let families = families(name, &mut rng)?;
         let faults_ms = match name {
             "cut-follower" => 40_000,
-            _ => rng.random_range(FAULTS_MS),
+            _ => rng.random_range(lengths.faults_ms.clone()),
         };
         let snapshot_count = *[100, 1_000, 10_000].choose(&mut rng).expect("not empty");
         let clients = rng.random_range(8..=16);
@@ -146,13 +186,39 @@ impl Plan {
             name: name.to_owned(),
             seed,
             members,
-            calm_ms: CALM_MS,
+            calm_ms: lengths.calm_ms,
             faults_ms,
-            healed_ms: HEALED_MS,
+            healed_ms: lengths.healed_ms,
             snapshot_count,
             clients,
+            short: *lengths == SHORT,
             tracks,
         })
+    }
+
+    /// `count` plans for as many episodes, with seeds from `seed` on: all of one name, or of every name in turn for
+    /// `every`, or those of the Gate for `gate`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such plan.
+    pub fn several(
+        name: &str,
+        seed: u64,
+        count: usize,
+        members: usize,
+        lengths: &Lengths,
+    ) -> Result<Vec<Plan>> {
+        let every: Vec<&str> = NAMES.iter().map(|(name, _)| *name).chain(["mixed"]).collect();
+        let names = match name {
+            "every" => every.as_slice(),
+            "gate" => GATE,
+            one => &[one],
+        };
+        (0_u64..)
+            .zip(names.iter().cycle().take(count))
+            .map(|(number, name)| Plan::with_lengths(name, seed.wrapping_add(number), members, lengths))
+            .collect()
     }
 
     /// Whether any fault of the plan satisfies `wanted`.
@@ -385,6 +451,7 @@ fn step(family: &str, faults_ms: u64, members: usize, rng: &mut StdRng) -> Step 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::fault::KINDS;
 
     #[test]
     fn same_seed_same_plan() {
@@ -420,6 +487,19 @@ mod tests {
     }
 
     #[test]
+    fn all_kinds_of_faults_are_in_the_plans() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (name, _) in NAMES {
+            for seed in 0..100 {
+                let plan = Plan::new(name, seed, 3).expect("the plan exists");
+                let steps = plan.tracks.iter().flat_map(|track| &track.steps);
+                seen.extend(steps.map(|step| step.fault.kind()));
+            }
+        }
+        assert_eq!(seen, KINDS.iter().copied().collect());
+    }
+
+    #[test]
     fn mixed_draws_two_to_four_families_and_in_time_all() {
         let mut seen = std::collections::HashSet::new();
         for seed in 0..200 {
@@ -428,6 +508,29 @@ mod tests {
             seen.extend(plan.tracks.iter().map(|track| track.family));
         }
         assert_eq!(seen.len(), MIXABLE.len());
+    }
+
+    #[test]
+    fn several_plans_have_seeds_in_a_row_and_names_in_turn() {
+        let said = |name: &str, count| -> Vec<(String, u64)> {
+            let plans = Plan::several(name, 7, count, 3, &SHORT).expect("the plans exist");
+            plans.into_iter().map(|plan| (plan.name, plan.seed)).collect()
+        };
+        assert_eq!(said("kill", 2), [("kill".to_owned(), 7), ("kill".to_owned(), 8)]);
+        assert_eq!(said("gate", GATE.len() + 1)[GATE.len()].0, GATE[0]);
+        let every = said("every", NAMES.len() + 1);
+        assert_eq!(
+            (every[0].0.as_str(), every[NAMES.len()].0.as_str()),
+            ("calm", "mixed")
+        );
+    }
+
+    #[test]
+    fn a_short_plan_says_so_and_ends_in_time() {
+        for seed in 0..50 {
+            let plan = Plan::with_lengths("mixed", seed, 3, &SHORT).expect("the plan exists");
+            assert!(plan.short && plan.faults_ms <= 14_000);
+        }
     }
 
     #[test]

@@ -39,6 +39,16 @@ impl Server {
         self.version.contains("kelson")
     }
 
+    /// Name and version, short enough for a table.
+    #[must_use]
+    pub fn short_version(&self) -> String {
+        if self.is_kelson() {
+            return "kelson".to_owned();
+        }
+        let number = self.version.split([' ', ',']).find(|word| word.contains('.'));
+        format!("etcd-{}", number.unwrap_or("?"))
+    }
+
     /// The flags that a plan asks for.
     #[must_use]
     pub fn flags(&self, plan: &Plan) -> Vec<String> {

@@ -7,6 +7,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +113,25 @@ impl Tally {
                 *ours.entry(name.clone()).or_default() += count;
             }
         }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("elections", self.elections),
+            ("snapshot installs", self.snapshot_installs),
+            ("compactions", self.compactions),
+            ("watch resumptions", self.watch_resumptions),
+            ("of them ended by compaction", self.compaction_cancels),
+            ("lease expiries", self.lease_expiries),
+            ("membership changes", self.membership_changes),
+            ("torn tails", self.torn_tails),
+        ];
+        let counts = counts.map(|(name, count)| format!("{count} {name}"));
+        let faults = self.faults.iter().map(|(kind, count)| format!("{kind} {count}"));
+        let faults = faults.collect::<Vec<_>>().join(", ");
+        write!(f, "tried: {}; faults: {faults}", counts.join(", "))
     }
 }
 
