@@ -4,6 +4,7 @@
 mod cluster;
 mod ledger;
 mod power_cut;
+mod recheck;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         name: "power-cut",
         help: "cut the power of members on loop-mounted file systems",
         run: power_cut::run,
+    },
+    Subcommand {
+        name: "recheck",
+        help: "the verdicts on episodes that were kept, once more",
+        run: recheck::run,
     },
 ];
 
