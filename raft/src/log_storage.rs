@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kelson_storage::error::Fault;
+use kelson_storage::mutant;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::wal::{Recovered, Wal, WalEntry, WalReader};
 use openraft::entry::RaftEntry;
@@ -323,7 +324,10 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (done, wait) = oneshot::channel();
         self.shared.queue.push(Work::Vote(encode_vote(vote), done));
-        wait.await.map_err(|_| stopped())?;
+        // M02: the candidate hears of a vote that a crash would take back.
+        if !mutant!("M02") {
+            wait.await.map_err(|_| stopped())?;
+        }
         self.shared.table.lock().vote = Some(*vote);
         Ok(())
     }
@@ -340,7 +344,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         Ok(self.shared.table.lock().committed)
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(&mut self, entries: I, mut callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -355,6 +359,16 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
                 });
                 table.push(entry);
             }
+        }
+        if mutant!("M01") {
+            // The leader counts what is not synced yet.
+            std::mem::replace(&mut callback, IOFlushed::noop()).io_completed(Ok(()));
+        }
+        if mutant!("M03")
+            && let Some(Work::Append(_, earlier)) = self.shared.queue.work.lock().back_mut()
+        {
+            // The append before this one counts as synced because this one has come.
+            std::mem::replace(earlier, IOFlushed::noop()).io_completed(Ok(()));
         }
         self.shared.queue.push(Work::Append(records, callback));
         Ok(())

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use kelson_storage::mutant;
 use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -52,17 +54,35 @@ impl LeaderReads {
             if round.is_empty() {
                 continue;
             }
+            if mutant!("M17") {
+                // Nobody is asked whether this member still leads.
+                let index = committed_here(raft);
+                for confirmed in round {
+                    let _ = confirmed.send(index);
+                }
+                continue;
+            }
             let index =
                 tokio::time::timeout(ROUND_TIMEOUT, raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
             // Dropping the senders tells the others that nothing was confirmed.
             if let Ok(Ok(linearizer)) = index {
-                let index = *linearizer.read_log_id().log_id();
+                let mut index = Some(*linearizer.read_log_id().log_id());
+                if mutant!("M20") {
+                    // A new leader does not know what the old one has committed.
+                    index = committed_here(raft);
+                }
                 for confirmed in round {
-                    let _ = confirmed.send(Some(index));
+                    let _ = confirmed.send(index);
                 }
             }
         }
     }
+}
+
+/// What this member knows to be committed. No read may rely on it: only planted bugs do.
+fn committed_here(raft: &Raft) -> Option<LogId> {
+    let metrics = raft.data_metrics();
+    metrics.borrow_watched().local_committed
 }
 
 /// A client's read that waits for its barrier.
@@ -87,7 +107,13 @@ impl ReadQueue {
     /// Adds a read.
     pub(crate) fn push(&mut self, now: Instant) -> oneshot::Receiver<Result<(), ReadIndexError>> {
         let (done, wait) = oneshot::channel();
-        self.next.push(Waiter { since: now, done });
+        let waiter = Waiter { since: now, done };
+        if mutant!("M18") && self.round_since.is_some() {
+            // The round under way may have been answered before this read arrived.
+            self.round.push(waiter);
+        } else {
+            self.next.push(waiter);
+        }
         wait
     }
 
@@ -112,7 +138,8 @@ impl ReadQueue {
         match index {
             Some(index) => {
                 let index = index.map(|id| id.index());
-                if index <= applied {
+                // M19: the read does not wait for apply.
+                if index <= applied || mutant!("M19") {
                     finish(round, &Ok(()));
                 } else if let Some(index) = index {
                     self.applying.entry(index).or_default().extend(round);

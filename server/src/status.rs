@@ -9,6 +9,7 @@ use std::fmt;
 
 use kelson_raft::node::{AskLeaderError, ProposeError, ReadIndexError, TransferError};
 use kelson_storage::error::Rejected;
+use kelson_storage::mutant;
 
 use crate::lease::LeaseError;
 
@@ -331,6 +332,10 @@ impl From<ProposeError> for ClientError {
             ProposeError::TooLarge => Self::RequestTooLarge,
             ProposeError::TooManyRequests => Self::TooManyRequests,
             ProposeError::NoLeader => Self::ContextDeadlineExceeded,
+            // M42: who cannot know is told that nothing happened.
+            ProposeError::Timeout | ProposeError::TimeoutLeaderFailed if mutant!("M42") => {
+                Self::TooManyRequests
+            }
             ProposeError::Timeout => Self::Timeout,
             ProposeError::TimeoutLeaderFailed => Self::TimeoutDueToLeaderFail,
             ProposeError::TimeoutConnectionLost => Self::TimeoutDueToConnectionLost,
@@ -422,6 +427,20 @@ mod tests {
         ];
         for (number, text) in expected {
             assert_eq!(ClientError::from_text(text).code().number(), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_that_may_still_happen_is_never_answered_as_one_that_did_not() {
+        let in_doubt = [
+            ProposeError::Timeout,
+            ProposeError::TimeoutLeaderFailed,
+            ProposeError::TimeoutConnectionLost,
+            ProposeError::Stopped,
+        ];
+        for error in in_doubt {
+            let answer = ClientError::from(error.clone());
+            assert_eq!(answer.code(), Code::Unavailable, "{error}: {}", answer.text());
         }
     }
 

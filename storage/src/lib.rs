@@ -14,6 +14,7 @@ pub mod event_ring;
 pub mod key_value;
 pub mod lease;
 pub mod limits;
+pub mod mutant;
 pub mod mvcc;
 pub mod read_only_disk;
 pub mod real_disk;

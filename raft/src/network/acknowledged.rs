@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use kelson_storage::mutant;
 use parking_lot::Mutex;
 
 use crate::type_config::{LogId, Vote};
@@ -53,6 +54,10 @@ impl Acknowledged {
         let Some(known) = peers.get_mut(&peer) else {
             return Ok(());
         };
+        if mutant!("M15") {
+            // A member that was wiped comes back under its old id as if nothing had happened.
+            return Ok(());
+        }
         if known.vote != *vote || known.matching.index < conflict.index {
             return Ok(());
         }

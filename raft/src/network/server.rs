@@ -1,7 +1,7 @@
 //! What peers ask of this member: one task per connection. Nothing reaches openraft before the hello has been checked.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +9,7 @@ use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use kelson_proto::peer;
 use kelson_storage::disk::Disk;
+use kelson_storage::mutant;
 use kelson_storage::snapshot::ImageReader;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
@@ -248,8 +249,7 @@ impl PeerService {
             last_log_id: begin.last.as_ref().map(log_id_of),
             last_membership: StoredMembership::new(begin.membership_at.as_ref().map(log_id_of), membership),
         };
-        let number = self.images_received.fetch_add(1, Ordering::Relaxed);
-        let path = self.snapshot_directory.join(format!("receiving-{number}.tmp"));
+        let path = image_path(&self.snapshot_directory, &self.images_received);
         let disk = self.disk.clone();
         let target = path.clone();
         let mut image = self
@@ -320,6 +320,16 @@ impl PeerService {
             }
         }
     }
+}
+
+/// Where the next received image is put together: a file that no other transfer uses.
+fn image_path(directory: &Path, received: &AtomicU64) -> PathBuf {
+    let mut number = received.fetch_add(1, Ordering::Relaxed);
+    if mutant!("M44") {
+        // Two transfers at the same time write into one file.
+        number = 0;
+    }
+    directory.join(format!("receiving-{number}.tmp"))
 }
 
 async fn barrier_reply(
@@ -439,4 +449,22 @@ fn transfer_reply(reply: Result<(), TransferLeaderError<TypeConfig>>) -> peer::T
 
 fn fatal_only<T>(reply: Result<T, RaftError<TypeConfig>>) -> io::Result<T> {
     reply.map_err(|error| io::Error::other(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfers_at_the_same_time_write_into_files_of_their_own() {
+        let (directory, received) = (Path::new("snap"), AtomicU64::new(0));
+        let paths = [(); 2].map(|()| image_path(directory, &received));
+        assert_ne!(paths[0], paths[1]);
+        // The next start removes what a crash leaves of them.
+        assert!(
+            paths
+                .iter()
+                .all(|path| path.extension().is_some_and(|end| end == "tmp"))
+        );
+    }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use kelson_storage::mutant;
 use tokio::time::Instant;
 
 /// How long to wait before an expiry is proposed again that was refused or whose fate is unknown.
@@ -157,7 +158,9 @@ impl Expiry {
 
     /// The expiry proposed for `term` was refused, or its fate is unknown.
     pub(crate) fn undecided(&mut self, id: i64, term: u64, now: Instant) {
+        // M40: an expiry whose fate is unknown is never proposed again.
         if self.is_proposed(id, term)
+            && !mutant!("M40")
             && let Some(counted) = self.leases.get_mut(&id)
         {
             let again = now + RETRY_DELAY;
@@ -196,6 +199,26 @@ impl Counted {
 }
 
 fn deadline(now: Instant, ttl: i64) -> Instant {
+    // M37: an administrator who sets the clock ends leases, or makes them last.
+    #[cfg(feature = "mutants")]
+    let now = if mutant!("M37") {
+        on_the_wall_clock(now)
+    } else {
+        now
+    };
     let ttl = Duration::from_secs(u64::try_from(ttl).unwrap_or(0));
     now + ttl.min(FAR_AWAY)
+}
+
+/// `now` as the wall clock has it, given that both agreed when this was first asked.
+#[cfg(feature = "mutants")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the planted bug M37 is to use this very clock"
+)]
+fn on_the_wall_clock(now: Instant) -> Instant {
+    use std::time::SystemTime;
+    static AGREED: std::sync::OnceLock<(Instant, SystemTime)> = std::sync::OnceLock::new();
+    let (instant, time) = AGREED.get_or_init(|| (now, SystemTime::now()));
+    *instant + time.elapsed().unwrap_or_default()
 }

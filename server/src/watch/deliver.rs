@@ -4,6 +4,7 @@ use bytes::Bytes;
 use kelson_proto::etcdserverpb::WatchResponse;
 use kelson_storage::applied::EventBatch;
 use kelson_storage::error::Fault;
+use kelson_storage::mutant;
 
 use super::encode::{Encoder, Past};
 use super::hub::{Hub, Present, header, push};
@@ -51,9 +52,20 @@ impl Hub {
 
     fn deliver_level(&mut self, events: &[Selected], revision: u64, present: Present) {
         let slot = events[0].watcher;
+        let mut missed_from = revision;
+        if mutant!("M32") {
+            // What found no room is not read from history either.
+            missed_from += 1;
+        }
+        let mut events = events;
+        if mutant!("M31") && events.len() > 1 && self.push_events(slot, &events[..1], revision, present.term)
+        {
+            // The rest of the revision goes into a response of its own.
+            events = &events[1..];
+        }
         if !self.push_events(slot, events, revision, present.term) {
             self.leave_groups(slot);
-            self.fall_behind(slot, revision);
+            self.fall_behind(slot, missed_from);
         }
     }
 
@@ -91,6 +103,10 @@ impl Hub {
         let missed_from = self.next;
         let current = self.current(present);
         self.next = current + 1;
+        if mutant!("M35") {
+            // Whoever was level goes on behind the gap.
+            return;
+        }
         for (slot, floor) in self.level_watchers() {
             let position = floor.max(missed_from);
             if position <= current {

@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use kelson_storage::applied::{Event, EventBatch, EventKind};
 use kelson_storage::error::Fault;
+use kelson_storage::mutant;
 use kelson_storage::revision::Revision;
 
 use super::fragment::embedded_len;
@@ -53,6 +54,8 @@ impl<'a> Encoder<'a> {
             return Ok(bytes.clone());
         }
         let previous = match before_the_batch(self.batch, self.event) {
+            // M36: the pair as it is now, not as it was.
+            Some(_) if mutant!("M36") => past.record(self.event.revision)?,
             Some(revision) => past.record(revision)?,
             None => None,
         };

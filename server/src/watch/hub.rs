@@ -14,6 +14,7 @@ use std::sync::Arc;
 use kelson_proto::etcdserverpb::watch_create_request::FilterType;
 use kelson_proto::etcdserverpb::watch_request::RequestUnion;
 use kelson_proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse};
+use kelson_storage::mutant;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::catch_up::CatchUp;
@@ -221,7 +222,11 @@ impl Hub {
         state.watchers.insert(id, slot);
         match start {
             0 => self.become_level(slot, current + 1),
+            // M33: the revision that the client asked for is missing.
+            past if past <= current && mutant!("M33") => self.fall_behind(slot, past + 1),
             past if past <= current => self.fall_behind(slot, past),
+            // M34: the watcher gets what it did not ask for yet.
+            _ if mutant!("M34") => self.become_level(slot, current + 1),
             future => self.become_level(slot, future),
         }
     }
@@ -288,8 +293,13 @@ impl Hub {
     /// the same, clients ask again).
     fn push_progress(&self, outbox: &Outbox, watch_id: i64, present: Present) {
         if outbox.has_room() {
+            let mut queued_upto = self.next - 1;
+            if mutant!("M30") {
+                // Events of these revisions come behind the response that says there are none.
+                queued_upto = self.current(present);
+            }
             let reply = WatchResponse {
-                header: Some(header(self.identity, self.next - 1, present.term)),
+                header: Some(header(self.identity, queued_upto, present.term)),
                 watch_id,
                 ..WatchResponse::default()
             };

@@ -66,3 +66,12 @@ async fn a_variable_beside_its_flag_is_named() {
             .starts_with("conflicting environment variable is shadowed by corresponding command-line flag")
     );
 }
+
+/// The variable that switches a planted bug on is named in a program that has them, and in no other.
+#[test]
+fn only_a_build_that_asked_for_planted_bugs_has_them() {
+    const SWITCH: &str = "KELSON_MUTANT";
+    let program = std::fs::read(env!("CARGO_BIN_EXE_kelson")).expect("to be read");
+    let has_switch = String::from_utf8_lossy(&program).contains(SWITCH);
+    assert_eq!(has_switch, cfg!(feature = "mutants"));
+}

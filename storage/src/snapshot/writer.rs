@@ -9,6 +9,7 @@ use super::{
 };
 use crate::error::Fault;
 use crate::limits::SNAPSHOT_FRAME_BYTES;
+use crate::mutant;
 use crate::revision::Revision;
 use crate::tables::{Frozen, LeaseRow, Leases, Meta, Row, Rows, Tables, meta, row};
 
@@ -47,9 +48,15 @@ impl ImageWriter {
     /// Starts the image of what `tables` holds now.
     pub fn new(tables: &Tables) -> Result<Self, Fault> {
         let tables = tables.newest();
-        let (meta, counts) = tables.state()?;
+        let (meta, mut counts) = tables.state()?;
+        let mut section = Section::Leases(tables.leases()?);
+        if mutant!("M43") {
+            // The image has no leases, and says so.
+            counts.leases = 0;
+            section = Section::Rows(tables.rows(Revision::default())?);
+        }
         let mut writer = Self {
-            section: Section::Leases(tables.leases()?),
+            section,
             tables,
             pending: BytesMut::new(),
             sent: 0,

@@ -8,6 +8,7 @@ use crate::applied::{Applied, Deleted, Event, EventBatch, EventKind, Outcome, Tx
 use crate::command::{AlarmAction, AlarmKind, Command, CommandId, DeleteRange, Proposal, Put, Txn, TxnOp};
 use crate::error::{Fault, Rejected};
 use crate::key_value::{KeyValue, key_span};
+use crate::mutant;
 use crate::mvcc::index::KeyMeta;
 use crate::mvcc::range::{Records, Span};
 use crate::revision::Revision;
@@ -33,7 +34,8 @@ impl State {
     /// Applies one command that came in an entry of `term`.
     pub fn apply(&mut self, proposal: Proposal, term: u64, effects: &mut Vec<Effect>) -> Result<(), Fault> {
         let Proposal { id, low, command } = proposal;
-        let admitted = self.sessions.admit(id, low);
+        // M41: a command that was sent again to the next leader happens twice.
+        let admitted = self.sessions.admit(id, low) || mutant!("M41");
         self.hash.add_command(id, low, admitted);
         if !admitted {
             return Ok(());
@@ -211,6 +213,10 @@ impl State {
                 deleted.prev_kvs.push(row.kv.clone());
             }
         }
+        if mutant!("M26") && keys.is_empty() {
+            // A delete that deleted nothing takes a revision.
+            self.revision += 1;
+        }
         for (key, meta) in keys {
             self.delete(&key, meta);
         }
@@ -280,7 +286,20 @@ impl State {
         });
         match decided {
             Ok(decisions) => self.run_txn(txn, &decisions).map(Ok),
-            Err(Undecided::Rejected(rejected)) => Ok(Err(rejected)),
+            Err(Undecided::Rejected(rejected)) => {
+                if mutant!("M23") && rejected == Rejected::LeaseNotFound {
+                    // A transaction that did nothing takes a revision.
+                    self.revision += 1;
+                }
+                if mutant!("M24")
+                    && let Some(TxnOp::Put(first)) = txn.success.first()
+                    && self.check_put(first).is_ok()
+                {
+                    // A transaction that is refused keeps its first write.
+                    self.put(first)?;
+                }
+                Ok(Err(rejected))
+            }
             Err(Undecided::Fault(fault)) => Err(fault),
             Err(Undecided::Lost(revision)) => Err(self.row_missing(revision)),
         }
@@ -289,7 +308,10 @@ impl State {
     fn run_txn(&mut self, txn: &Txn, decisions: &Decisions) -> Result<TxnApplied, Fault> {
         let mut decisions = decisions.iter();
         let applied = self.run_branch(txn, &mut decisions)?;
-        assert!(decisions.next().is_none(), "a decided transaction was not run");
+        assert!(
+            decisions.next().is_none() || mutant!("M25"),
+            "a decided transaction was not run"
+        );
         Ok(applied)
     }
 
@@ -331,6 +353,13 @@ impl State {
                         deleted,
                     }
                 }
+                TxnOp::Txn(nested) if mutant!("M25") => {
+                    // Its compares see what its siblings have just written.
+                    let state = self.reading();
+                    let compacted = self.compacted;
+                    let now = Before { state, compacted }.decide(nested).unwrap_or_default();
+                    TxnOpApplied::Txn(self.run_branch(nested, &mut now.iter())?)
+                }
                 TxnOp::Txn(nested) => TxnOpApplied::Txn(self.run_branch(nested, decisions)?),
             });
         }
@@ -368,7 +397,8 @@ impl State {
         term: u64,
         effects: &mut Vec<Effect>,
     ) -> Executed<Applied> {
-        if expiry_term.is_some_and(|counted_in| counted_in != term) {
+        // M38: a leader that was replaced ends leases that the new one has renewed.
+        if expiry_term.is_some_and(|counted_in| counted_in != term) && !mutant!("M38") {
             return Ok(Err(Rejected::ExpiryStale));
         }
         let Some(keys) = self.leases.keys(id) else {

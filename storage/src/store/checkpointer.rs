@@ -15,6 +15,7 @@ use super::{COMMANDS_PER_LOCK, Shared};
 use crate::error::Fault;
 use crate::key_value::key_of;
 use crate::limits::COMPACTION_ROWS_PER_BITE;
+use crate::mutant;
 use crate::revision::{LogPosition, Revision};
 use crate::tables::{LeaseRow, Row, Tables, WriteBatch};
 
@@ -100,7 +101,9 @@ impl Checkpointer {
         let stands = Some((applied, self.finished));
         let is_new = stands != self.written || !bite.deletes.is_empty();
         if is_new || (durable && self.unsynced) {
-            captured.tables.write(&captured.batch, durable)?;
+            // M06: the log is purged below a position that is not durable.
+            let synced = durable && !mutant!("M06");
+            captured.tables.write(&captured.batch, synced)?;
             self.written = stands;
             self.unsynced = !durable;
             let rows = captured.batch.rows.iter();
@@ -222,7 +225,13 @@ impl Bite {
     /// Adds what a compaction at `target` forgets because of this row.
     fn add(&mut self, target: u64, revision: Revision, row: &Row) {
         self.deletes.extend(row.previous);
-        if row.tombstone && revision.main < target {
+        if mutant!("M28") && !row.tombstone && revision.main == target {
+            // The newest version of a live key goes.
+            self.deletes.push(revision);
+        }
+        // M27: a tombstone exactly at the compact revision goes, and watchers from there on miss it.
+        let is_past = revision.main < target || mutant!("M27");
+        if row.tombstone && is_past {
             self.deletes.push(revision);
             self.dead_keys.extend(key_of(&row.kv).map(|key| (key, revision)));
         }

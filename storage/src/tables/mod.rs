@@ -17,6 +17,7 @@ use redb::{Durability, ReadableTable, Table, WriteTransaction};
 
 use crate::disk::Disk;
 use crate::error::Fault;
+use crate::mutant;
 use crate::revision::Revision;
 use crate::store::DatabaseSize;
 
@@ -177,6 +178,15 @@ impl Tables {
     /// After an error the tables are not to be used any more: it is unknown what is on disk.
     pub fn write(&self, batch: &WriteBatch, durable: bool) -> Result<(), Fault> {
         let mut counts = self.counts.lock();
+        if mutant!("M04") {
+            // The rows come first, the position that they are of in a transaction of its own.
+            let rows_alone = WriteBatch {
+                meta: self.meta()?,
+                ..batch.clone()
+            };
+            *counts = write_transaction(&self.engine, &rows_alone, *counts, durable)
+                .map_err(|error| engine::fault(&self.engine.file, error))?;
+        }
         *counts = write_transaction(&self.engine, batch, *counts, durable)
             .map_err(|error| engine::fault(&self.engine.file, error))?;
         if let Some(fault) = self.engine.file.failure() {

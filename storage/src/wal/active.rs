@@ -11,6 +11,7 @@ use super::spares::Spare;
 use crate::disk::Disk;
 use crate::error::Fault;
 use crate::limits::WAL_GROUP_BYTES_MAX;
+use crate::mutant;
 
 /// The last segment of the log. Everything below `synced_sector` is durable.
 pub(super) struct Active {
@@ -70,8 +71,11 @@ impl Active {
         let path = Name::segment(&options.directory, header.number);
         disk.rename(&spare.path, &path)
             .map_err(|error| Fault::io("rename", &spare.path, error))?;
-        disk.sync_directory(&options.directory)
-            .map_err(|error| Fault::io("sync", &options.directory, error))?;
+        // M09: the name of a new segment may be lost.
+        if !mutant!("M09") {
+            disk.sync_directory(&options.directory)
+                .map_err(|error| Fault::io("sync", &options.directory, error))?;
+        }
         let segment = Segment {
             number: header.number,
             identity,
@@ -165,10 +169,12 @@ impl Active {
     /// Makes what was written durable.
     pub(super) fn sync(&mut self) -> Result<(), Fault> {
         if self.synced_sector < self.next_sector {
-            self.segment
-                .file
-                .sync()
-                .map_err(|error| Fault::io("sync", &self.segment.path, error))?;
+            let mut synced = self.segment.file.sync();
+            // M10: the second try succeeds although the first one has lost what it should write.
+            if mutant!("M10") && synced.is_err() {
+                synced = self.segment.file.sync();
+            }
+            synced.map_err(|error| Fault::io("sync", &self.segment.path, error))?;
             self.synced_sector = self.next_sector;
         }
         Ok(())

@@ -15,6 +15,7 @@ use super::spares::Spares;
 use super::{Recovered, SEGMENT_BYTES_MIN, Wal, WalOptions, recovery, sector};
 use crate::disk::{Disk, DiskFile};
 use crate::error::Fault;
+use crate::mutant;
 
 impl Wal {
     /// Opens the log in `options.directory`, or creates one there if there is none and `create` is set.
@@ -115,7 +116,8 @@ impl Wal {
         let spares = Spares::open(Arc::clone(&disk), &options, names, replay.generation)?;
         let last = replay.table.last();
         let recovered = Recovered {
-            vote: replay.state.vote.clone(),
+            // M11: the member may vote twice in one term.
+            vote: replay.state.vote.clone().filter(|_| !mutant!("M11")),
             committed: replay.state.committed,
             purged: replay.state.purged,
             last,

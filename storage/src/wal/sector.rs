@@ -8,6 +8,7 @@
 use std::io;
 
 use crate::disk::DiskFile;
+use crate::mutant;
 
 /// Bytes of a sector on disk. Source: what disks promise to write whole.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -61,6 +62,8 @@ fn age(stamp: u32, current: Generation) -> Age {
     match Generation::new(stamp >> 4) {
         Some(generation) if generation.stamp() != stamp || generation > current => Age::Impossible,
         Some(generation) if generation == current => Age::Current,
+        // M08: what a file holds from a former life passes for written in this one.
+        Some(_) if mutant!("M08") => Age::Current,
         Some(_) => Age::Older,
         None => Age::Impossible,
     }
