@@ -1,8 +1,10 @@
 use std::sync::Arc;
 
+use futures::FutureExt;
 use kelson_storage::real_disk::RealDisk;
 use kelson_storage::wal::{Wal, WalOptions};
 use openraft::EntryPayload;
+use openraft::type_config::TypeConfigExt;
 
 use super::*;
 
@@ -65,4 +67,26 @@ async fn entries_cut_off_are_gone_before_the_file_knows() {
         [at(1, 2), at(1, 3), at(2, 4), at(2, 5)]
     );
     assert_eq!(ids(&mut log, 5, 6).await, [at(2, 5)]);
+}
+
+#[tokio::test]
+async fn nothing_counts_as_stored_before_the_thread_has_synced_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    // The thread is not there: whatever is said of new entries and votes is a lie.
+    let mut log = idle_log(scratch.path(), [at(1, 0)].into_iter()).await;
+    let mut told = Vec::new();
+    for index in 1..3 {
+        let (done, wait) = TypeConfig::oneshot();
+        log.append([blank(at(1, index))], IOFlushed::signal(done))
+            .await
+            .unwrap();
+        told.push(wait);
+    }
+    for wait in told {
+        assert!(wait.now_or_never().is_none(), "an append was acknowledged");
+    }
+    let mut voter = log.clone();
+    let promised = voter.save_vote(&Vote::new(2, 1)).now_or_never();
+    assert!(promised.is_none(), "a vote was promised");
+    assert_eq!(log.read_vote().await.unwrap(), None);
 }

@@ -5,9 +5,10 @@ use kelson_proto::etcdserverpb::{
     compare::{CompareResult, TargetUnion},
     request_op::Request as Op,
 };
+use tonic::Code;
 
-use crate::harness::client::{everything, put, text};
-use crate::harness::{Client, Cluster, eventually};
+use crate::harness::client::{everything, put, single, text};
+use crate::harness::{Client, Cluster, eventually, kv_pairs};
 use crate::txn::{compare, txn};
 
 /// Puts until it works; returns the revision.
@@ -41,6 +42,37 @@ async fn writes_go_on_after_the_leader_was_killed_and_nothing_acknowledged_is_lo
     let reply = survivor.range(everything()).await.expect("range succeeds");
     assert_eq!(reply.count, 40);
     assert_ne!(cluster.leader((victim + 1) % 3).await, victim);
+}
+
+#[tokio::test]
+async fn a_leader_without_its_followers_answers_neither_writes_nor_reads_that_must_be_current() {
+    let mut cluster = Cluster::fresh(3, &[]).await;
+    let leader = cluster.leader(0).await;
+    let client = cluster.client(leader);
+    let revision = client.put("k", "v").await;
+    for follower in (0..3).filter(|index| *index != leader) {
+        cluster.kill(follower);
+    }
+    let (write, read) = tokio::join!(client.put_request(put("k", "alone")), client.range(single("k")));
+    for refusal in [
+        write.expect_err("nobody else has it"),
+        read.expect_err("others may lead"),
+    ] {
+        assert!(
+            [Code::Unavailable, Code::DeadlineExceeded].contains(&refusal.code()),
+            "{refusal}"
+        );
+    }
+    let from_here = pb::RangeRequest {
+        serializable: true,
+        ..single("k")
+    };
+    let reply = client.range(from_here).await.expect("no quorum is needed");
+    let pair = kv_pairs(&reply.kvs).pop().expect("the key exists");
+    assert_eq!(
+        (pair.value.as_ref(), pair.mod_revision),
+        (b"v".as_slice(), revision)
+    );
 }
 
 #[tokio::test]

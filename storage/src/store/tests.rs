@@ -9,6 +9,7 @@ use crate::event_ring::RingRead;
 use crate::key_value::KeyValue;
 use crate::real_disk::RealDisk;
 use crate::revision::Revision;
+use crate::testing::FaultyDisk;
 
 /// A store over a scratch directory, and what it told.
 struct Fixture {
@@ -156,6 +157,33 @@ fn puts_are_read_back_now_in_the_past_and_after_a_restart() {
         then,
         [("a", "1"), ("b", "2")].map(|(key, value)| (key.to_owned(), value.to_owned()))
     );
+}
+
+#[test]
+fn a_position_said_to_be_durable_is_there_after_a_power_loss() {
+    const CRASHES: u64 = 20;
+    let disk = FaultyDisk::new();
+    disk.create_directory(Path::new("snap")).unwrap();
+    let store = |disk: &FaultyDisk| {
+        let options = StoreOptions {
+            database: "snap/db".into(),
+            overlay_bytes: 1 << 20,
+            event_ring_bytes: 1 << 20,
+        };
+        Store::open(Arc::new(disk.clone()), options).unwrap()
+    };
+    let mut running = store(&disk);
+    let mut checkpointer = running.checkpointer();
+    for index in 0..6 {
+        let at = LogPosition { term: 1, index };
+        running.apply_blank(at).unwrap();
+        let durable = checkpointer.step(index % 2 == 1).unwrap().durable;
+        assert_eq!(durable.is_some(), index % 2 == 1);
+        for seed in 0..CRASHES {
+            // The log below `durable` may be gone.
+            assert!(store(&disk.crash(seed)).applied() >= durable, "crash {seed}");
+        }
+    }
 }
 
 #[test]
