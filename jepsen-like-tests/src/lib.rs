@@ -5,5 +5,6 @@
 pub mod check;
 pub mod history;
 pub mod model;
+pub mod mutants;
 pub mod power_cut;
 pub mod process;

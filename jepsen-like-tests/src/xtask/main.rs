@@ -3,6 +3,7 @@
 
 mod cluster;
 mod ledger;
+mod mutants;
 mod power_cut;
 mod recheck;
 
@@ -25,6 +26,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         name: "cluster",
         help: "real members under kills, partitions and the rest",
         run: cluster::run,
+    },
+    Subcommand {
+        name: "mutants",
+        help: "switch on planted bugs, one at a time, and see whether the tests find them [--gate | --only M07,M12]",
+        run: mutants::run,
     },
     Subcommand {
         name: "power-cut",

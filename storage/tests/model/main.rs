@@ -47,7 +47,7 @@ fn store_answers_as_the_model_does() {
         failure_persistence: Some(Box::new(proptest::test_runner::FileFailurePersistence::Direct(
             "proptest-regressions/model.txt",
         ))),
-        max_shrink_iters: 20_000,
+        max_shrink_iters: config.max_shrink_iters.min(20_000),
         ..config
     });
     let run = runner.run(&vec(step(), 1..STEPS_MAX), |steps| {
