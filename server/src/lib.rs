@@ -12,5 +12,6 @@ pub mod server;
 pub mod services;
 pub mod signals;
 pub mod status;
+pub mod tls;
 pub mod version;
 pub mod watch;

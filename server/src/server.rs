@@ -4,6 +4,7 @@
 //! metrics listener serves from the first moment; client listeners accept connections at once and serve them once the
 //! member is in the cluster's list. Order of an end: client calls, node, log.
 
+mod listeners;
 mod tasks;
 
 use std::future::Future;
@@ -11,9 +12,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kelson_raft::environment::Environment;
 use kelson_raft::node::{Node, NodeConfig};
 use kelson_storage::error::Fault;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
@@ -21,19 +22,23 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::config::founding::Founding;
-use crate::config::urls::{self, Url};
+use crate::config::urls;
 use crate::data_dir::{DataDir, Identity, Recorded};
 use crate::http::connection::{Http2Settings, Site, Stop};
+use crate::http::listener::Listener;
 use crate::http::member::Running;
 use crate::http::metrics::Facts;
-use crate::http::{Endpoints, Surface, listener};
+use crate::http::{Endpoints, Surface};
 use crate::lease::LeaseKeeper;
 use crate::logging::FATAL;
 use crate::services::front::Front;
 use crate::services::{Limits, ServiceContext};
 use crate::signals::Signals;
+use crate::tls::{Policy, Rejections};
 use crate::version::{KELSON_VERSION, SERVER_VERSION};
 use crate::watch::{WatchHub, WatchOptions};
+
+use self::listeners::Listeners;
 
 /// How long the last tasks may take once clients have been served and before the node is stopped.
 const LAST_TASKS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -76,29 +81,6 @@ fn failed(cause: &ServerError) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The sockets of a member, bound and not served.
-struct Listeners {
-    client: Vec<TcpListener>,
-    client_http: Vec<TcpListener>,
-    metrics: Vec<TcpListener>,
-}
-
-impl Listeners {
-    fn bind(config: &Config) -> Result<Self, ServerError> {
-        let bind = |urls: &[Url]| {
-            let bound = urls
-                .iter()
-                .map(|url| listener::bind(url, config.listen.reuse_port));
-            bound.collect::<Result<Vec<_>, _>>().map_err(ServerError::Start)
-        };
-        Ok(Self {
-            client: bind(&config.listen.client)?,
-            client_http: bind(&config.listen.client_http)?,
-            metrics: bind(&config.listen.metrics)?,
-        })
-    }
-}
-
 /// A member that is in the cluster and serves clients.
 struct Server {
     config: Arc<Config>,
@@ -122,7 +104,9 @@ impl Server {
     async fn start(config: Config, signals: &mut Signals) -> Result<Option<Self>, ServerError> {
         let config = Arc::new(config);
         log_configuration(&config);
-        let listeners = Listeners::bind(&config)?;
+        let (policy, _) = Policy::new(&config.security.policy).map_err(ServerError::Start)?;
+        let rejections = Arc::new(Rejections::default());
+        let listeners = Listeners::bind(&config, &policy, &rejections).map_err(ServerError::Start)?;
         let data_dir = DataDir::claim(&config).map_err(ServerError::Start)?;
         let (identity, node_config) = plan(&config, data_dir.recorded()).map_err(ServerError::Start)?;
         if !data_dir.recorded().is_some_and(|recorded| recorded.started) {
@@ -147,7 +131,13 @@ impl Server {
             accepting.spawn(site.clone().serve(listener));
         }
 
-        let Some(started) = unless_stopped(signals, Node::start(node_config)).await else {
+        let transport = listeners::peers(&config, &policy, rejections.clone()).map_err(ServerError::Start)?;
+        let environment = Environment {
+            transport: Arc::new(transport),
+            ..Environment::real(&node_config)
+        };
+        let starting = Node::start_in(environment, node_config);
+        let Some(started) = unless_stopped(signals, starting).await else {
             return Ok(None);
         };
         let node = started.map_err(|fault| ServerError::Start(fault.to_string()))?;
@@ -159,6 +149,7 @@ impl Server {
             facts: Facts {
                 quota_backend_bytes: config.cluster.quota_backend_bytes.unwrap_or(0),
                 feature_gates: config.feature_gates.clone(),
+                rejections,
             },
         });
         let mut vital = JoinSet::new();
@@ -207,8 +198,8 @@ impl Server {
         &mut self,
         metrics_site: Site<Front>,
         front: Front,
-        client: Vec<TcpListener>,
-        client_http: Vec<TcpListener>,
+        client: Vec<Listener>,
+        client_http: Vec<Listener>,
         endpoints: Endpoints,
     ) {
         info!("ready to serve client requests");
@@ -232,14 +223,15 @@ impl Server {
             ("http", http_site, client_http),
         ] {
             for listener in listeners {
-                let address = listener
-                    .local_addr()
-                    .map(|address| address.to_string())
-                    .unwrap_or_default();
-                warn!(
-                    traffic,
-                    address, "serving client traffic insecurely; this is strongly discouraged!"
-                );
+                let address = listener.address();
+                if listener.is_secure() {
+                    info!(traffic, address, "serving client traffic securely");
+                } else {
+                    warn!(
+                        traffic,
+                        address, "serving client traffic insecurely; this is strongly discouraged!"
+                    );
+                }
                 self.accepting.spawn(site.clone().serve(listener));
             }
         }

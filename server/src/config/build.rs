@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::note::Note;
-use super::urls::{Scheme, Url};
+use super::security::Security;
+use super::urls::Url;
 use super::values::Values;
 use super::{
     ClusterSettings, Config, Keepalive, Limits, Listen, LogFormat, LogLevel, LogOutput, LogSettings,
@@ -37,6 +38,16 @@ pub(super) fn config(
         notes.push(Note::NameIsDefault);
     }
     let listen = listen(values)?;
+    let security = Security::new(values, notes)?;
+    security.fit(
+        &[
+            ("listen-peer-urls", &listen.peer),
+            ("listen-client-urls", &listen.client),
+            ("listen-client-http-urls", &listen.client_http),
+            ("listen-metrics-urls", &listen.metrics),
+        ],
+        notes,
+    )?;
     let mut advertise = Advertise::new(values)?;
     advertise.replace_unspecified(&listen, notes, default_host);
     let feature_gates = values.feature_gates();
@@ -56,6 +67,7 @@ pub(super) fn config(
             .map(PathBuf::from),
         cluster: cluster(values, &name, advertise.peer)?,
         listen,
+        security,
         advertise_client_urls: advertise.client,
         limits: limits(values),
         keepalive: Keepalive {
@@ -111,14 +123,15 @@ fn limits(values: &Values) -> Limits {
 fn listen(values: &Values) -> Result<Listen, String> {
     let bindable = |flag: &str| -> Result<Vec<Url>, String> {
         let urls = values.urls(flag);
-        for url in &urls {
-            clear_tcp(flag, url)?;
+        for url in urls.iter().filter(|url| url.is_tcp()) {
             url.bind_address()?;
         }
         Ok(urls)
     };
+    let peer = bindable("listen-peer-urls")?;
+    require_tcp("listen-peer-urls", &peer)?;
     let listen = Listen {
-        peer: bindable("listen-peer-urls")?,
+        peer,
         client: bindable("listen-client-urls")?,
         client_http: bindable("listen-client-http-urls")?,
         metrics: bindable("listen-metrics-urls")?,
@@ -135,12 +148,13 @@ fn listen(values: &Values) -> Result<Listen, String> {
     Ok(listen)
 }
 
-/// Refuses the schemes that need what is not there yet.
-fn clear_tcp(flag: &str, url: &Url) -> Result<(), String> {
-    match url.scheme() {
-        Scheme::Http => Ok(()),
-        Scheme::Https => Err(format!("TLS is not served yet: --{flag} has {url}; use http")),
-        Scheme::Unix | Scheme::Unixs => Err(format!("Unix sockets are not served yet: --{flag} has {url}")),
+/// Members reach each other over TCP.
+fn require_tcp(flag: &str, urls: &[Url]) -> Result<(), String> {
+    match urls.iter().find(|url| !url.is_tcp()) {
+        None => Ok(()),
+        Some(url) => Err(format!(
+            "members do not talk over Unix sockets: --{flag} has {url}"
+        )),
     }
 }
 
@@ -156,8 +170,7 @@ impl Advertise {
     fn new(values: &Values) -> Result<Self, String> {
         let advertise = |flag: &str, form: &str| -> Result<Vec<Url>, String> {
             let urls = values.urls(flag);
-            let tcp = |url: &&Url| matches!(url.scheme(), Scheme::Http | Scheme::Https);
-            if let Some(url) = urls.iter().filter(tcp).find(|url| url.host().is_empty()) {
+            if let Some(url) = urls.iter().find(|url| url.is_tcp() && url.host().is_empty()) {
                 let list = super::urls::join(&urls);
                 return Err(format!(
                     "--{flag} {list:?} must be {form} (unexpected empty host ({url}))"
@@ -166,9 +179,7 @@ impl Advertise {
             Ok(urls)
         };
         let peer = advertise("initial-advertise-peer-urls", r#""host:port""#)?;
-        for url in &peer {
-            clear_tcp("initial-advertise-peer-urls", url)?;
-        }
+        require_tcp("initial-advertise-peer-urls", &peer)?;
         let forms = r#"in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket""#;
         let client = advertise("advertise-client-urls", forms)?;
         Ok(Self {

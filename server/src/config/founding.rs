@@ -36,13 +36,9 @@ impl Founding {
         })?;
         check_duplicates(&by_name)?;
         check_own(name, own, &cluster.advertise_peer_urls)?;
-        if let Some(url) = by_name
-            .values()
-            .flatten()
-            .find(|url| url.scheme() != urls::Scheme::Http)
-        {
+        if let Some(url) = by_name.values().flatten().find(|url| !url.is_tcp()) {
             return Err(format!(
-                "TLS is not served yet: --initial-cluster has {url}; use http"
+                "members do not talk over Unix sockets: --initial-cluster has {url}"
             ));
         }
         let mut members: Vec<BootstrapMember> = by_name

@@ -11,6 +11,7 @@ pub mod go_value;
 pub mod grammar;
 pub mod identity;
 pub mod note;
+pub mod security;
 #[cfg(test)]
 mod tests;
 pub mod urls;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use feature_gates::FeatureGates;
 use note::Note;
+use security::Security;
 use urls::Url;
 
 /// Checked settings of one member.
@@ -38,6 +40,8 @@ pub struct Config {
     pub cluster: ClusterSettings,
     /// Where this member listens.
     pub listen: Listen,
+    /// TLS.
+    pub security: Security,
     /// `--advertise-client-urls`: published to clients.
     pub advertise_client_urls: Vec<Url>,
     /// Bounds on what clients may ask.

@@ -38,6 +38,23 @@ pub enum Note {
         /// What is used.
         data_dir: String,
     },
+    /// A certificate was given and no TLS URL that could use it.
+    CertificateUnused {
+        /// `client` or `peer`.
+        kind: &'static str,
+        /// The URL that is served in the clear.
+        url: String,
+    },
+    /// `--auto-tls` or `--peer-auto-tls` was given beside a certificate.
+    AutoTlsIgnored {
+        /// `client` or `peer`.
+        kind: &'static str,
+    },
+    /// Cipher suites that this server does not speak were asked for.
+    SuitesLeftOut {
+        /// Go's names.
+        suites: Vec<String>,
+    },
     /// The advertised host was made from the default route's address.
     HostDetected {
         /// The address.
@@ -75,6 +92,20 @@ impl Note {
                 warn!(
                     "data-dir" = data_dir.as_str(),
                     "'data-dir' was empty; using default"
+                );
+            }
+            Self::CertificateUnused { kind, url } => warn!(
+                kind,
+                url = url.as_str(),
+                "scheme is http or unix while key and cert files are present; ignoring key and cert files"
+            ),
+            Self::AutoTlsIgnored { kind } => {
+                warn!(kind, "ignoring automatic TLS since certs are given");
+            }
+            Self::SuitesLeftOut { suites } => {
+                warn!(
+                    suites = suites.join(","),
+                    "cipher suites that are not spoken are left out"
                 );
             }
             Self::HostDetected { host } => info!(host = host.as_str(), "detected default host for advertise"),

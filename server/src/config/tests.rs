@@ -200,19 +200,77 @@ fn contradictions_are_refused_in_etcds_words() {
 
 #[test]
 fn what_is_not_served_ends_the_start_and_is_named() {
-    let message = refused("--cert-file a.pem --key-file b.pem --cors=*");
-    assert!(message.contains("--cert-file, --key-file;"), "{message}");
+    let message = refused("--config-file a.yaml --corrupt-check-time 1h --cors=*");
+    assert!(
+        message.contains("--config-file, --corrupt-check-time;")
+            || message.contains("--corrupt-check-time, --config-file;"),
+        "{message}"
+    );
     for line in [
         "--config-file x.yaml",
         "--force-new-cluster",
         "--auto-compaction-retention 1h",
         "--discovery-srv example.com",
-        "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://127.0.0.1:1",
         "--feature-gates SetMemberLocalAddr=true",
         "gateway start",
     ] {
         assert!(refused(line).contains("not served"), "{line}");
     }
+}
+
+#[test]
+fn tls_settings_that_cannot_be_meant_are_refused_in_etcds_words() {
+    let https = "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://127.0.0.1:1";
+    for (line, message) in [
+        (
+            https.to_owned(),
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme",
+        ),
+        (
+            "--listen-metrics-urls https://127.0.0.1:1".to_owned(),
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url https://127.0.0.1:1",
+        ),
+        (
+            format!("{https} --cert-file a.pem"),
+            "KeyFile and CertFile must both be present[key: , cert: a.pem]",
+        ),
+        (
+            "--tls-min-version TLS1.3 --tls-max-version TLS1.2".to_owned(),
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            "--tls-min-version TLS1.3 --cipher-suites TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256".to_owned(),
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (
+            "--cipher-suites TLS_RSA_WITH_RC4_128_SHA".to_owned(),
+            "none of the cipher suites TLS_RSA_WITH_RC4_128_SHA is spoken by this server",
+        ),
+    ] {
+        assert_eq!(refused(&line), message, "{line}");
+    }
+}
+
+#[test]
+fn tls_settings_that_change_nothing_are_noted() {
+    let suites = "TLS_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+    let notes = loaded(&format!(
+        "--name m --data-dir d --cert-file a --key-file b --auto-tls --cipher-suites {suites}"
+    ))
+    .notes;
+    assert_eq!(
+        notes,
+        [
+            Note::AutoTlsIgnored { kind: "client" },
+            Note::SuitesLeftOut {
+                suites: vec!["TLS_RSA_WITH_AES_128_GCM_SHA256".to_owned()],
+            },
+            Note::CertificateUnused {
+                kind: "client",
+                url: "http://localhost:2379".to_owned(),
+            },
+        ]
+    );
 }
 
 #[test]

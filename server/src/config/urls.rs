@@ -85,6 +85,16 @@ impl Url {
         }
     }
 
+    /// Whether TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        matches!(self.scheme(), Scheme::Https | Scheme::Unixs)
+    }
+
+    /// Whether it names a host and a port, not a file.
+    pub fn is_tcp(&self) -> bool {
+        matches!(self.scheme(), Scheme::Http | Scheme::Https)
+    }
+
     /// What follows `://`: `host:port`, or the path of a Unix socket.
     pub fn authority(&self) -> &str {
         self.text.split_once("://").map_or("", |(_, rest)| rest)

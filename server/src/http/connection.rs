@@ -18,13 +18,13 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use super::authority::Lenient;
-use super::{Endpoints, Surface, listener};
+use super::listener::{Accepted, Listener};
+use super::{Endpoints, Surface};
 use crate::config::Keepalive;
 
 /// Bytes a client may send on one stream before we take them. Larger than the largest default request, so that a put
@@ -113,17 +113,17 @@ pub struct Site<G> {
 
 impl<G: Grpc> Site<G> {
     /// Serves `listener` until the drain begins. Connections live on in `tasks`.
-    pub async fn serve(self, listener: TcpListener) {
+    pub async fn serve(self, listener: Listener) {
         let builder = Arc::new(builder(self.http2));
         let site = Arc::new(self);
         loop {
-            let stream = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = site.stop.drain.cancelled() => return,
-                stream = listener::accept(&listener) => stream,
+                accepted = listener.accept() => accepted,
             };
             site.tasks
-                .spawn(connection(stream, builder.clone(), site.clone()));
+                .spawn(connection(accepted, builder.clone(), site.clone()));
         }
     }
 
@@ -182,8 +182,14 @@ fn builder(settings: Http2Settings) -> Builder<TokioExecutor> {
 }
 
 /// Serves one connection to its end.
-async fn connection<G: Grpc>(stream: TcpStream, builder: Arc<Builder<TokioExecutor>>, site: Arc<Site<G>>) {
+async fn connection<G: Grpc>(accepted: Accepted, builder: Arc<Builder<TokioExecutor>>, site: Arc<Site<G>>) {
     let stop = site.stop.clone();
+    let shaken = tokio::select! {
+        biased;
+        () = stop.drain.cancelled() => return,
+        shaken = accepted.handshake() => shaken,
+    };
+    let Some(stream) = shaken else { return };
     let service = hyper::service::service_fn(move |request| {
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(request).await) }

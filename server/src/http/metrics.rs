@@ -1,11 +1,13 @@
 //! `/metrics` in Prometheus' text format: what this member can say truthfully, under etcd's names and types.
 
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 
 use kelson_raft::node::NodeStatus;
 use kelson_storage::store::StoreReader;
 
 use crate::config::feature_gates::{FeatureGates, Stage};
+use crate::tls::{Endpoint, Rejections};
 use crate::version::SERVER_VERSION;
 
 /// What the configuration contributes.
@@ -14,6 +16,8 @@ pub struct Facts {
     pub quota_backend_bytes: u64,
     /// The feature gates.
     pub feature_gates: FeatureGates,
+    /// Handshakes that failed.
+    pub rejections: Arc<Rejections>,
 }
 
 /// Metrics being written, family by family.
@@ -108,6 +112,18 @@ pub(super) fn member(text: &mut Text, status: &NodeStatus, reader: &StoreReader,
             "Version all members speak.",
             "cluster_version",
             &version,
+        );
+    }
+    text.family(
+        "kelson_tls_rejected_connections_total",
+        "counter",
+        "TLS handshakes that failed.",
+    );
+    for endpoint in [Endpoint::Client, Endpoint::Peer] {
+        text.sample(
+            "kelson_tls_rejected_connections_total",
+            &[("endpoint", endpoint.name())],
+            facts.rejections.count(endpoint),
         );
     }
     text.family(

@@ -12,6 +12,7 @@ pub mod member;
 pub mod metrics;
 mod process;
 pub mod query;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 

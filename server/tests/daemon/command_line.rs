@@ -34,7 +34,7 @@ async fn refused_settings_are_a_fatal_line_of_json() {
     for (arguments, environment, words) in [
         (&["stray"][..], &[][..], "\"stray\" is not a valid flag"),
         (&["--force-new-cluster"], &[], "--force-new-cluster"),
-        (&["--cert-file=a.pem"], &[], "--cert-file"),
+        (&["--corrupt-check-time=1h"], &[], "--corrupt-check-time"),
         (
             &["--heartbeat-interval=0"],
             &[],

@@ -4,3 +4,4 @@ mod command_line;
 mod life;
 mod process;
 mod refusals;
+mod secure;
