@@ -8,6 +8,9 @@ const OUTAGE_MAX: u64 = 3_500_000_000;
 /// After a fault, things need this long until the next one can be measured, in ns.
 const SETTLING: u64 = 500_000_000;
 
+/// A follower that was away for this long, in ns, has been given up by everybody.
+const LONG_AWAY: u64 = 25_000_000_000;
+
 /// A list of waits.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waits(Vec<f64>);
@@ -98,7 +101,7 @@ impl Figures {
                         .0
                         .extend(read_through(&operations, fault));
                 }
-                "isolate" if fault.detail.contains("a follower") => {
+                "isolate" if fault.detail.contains("a follower") && fault.end - fault.start > LONG_AWAY => {
                     let until = (fault.end + 10_000_000_000).min(healed);
                     figures
                         .follower_returns

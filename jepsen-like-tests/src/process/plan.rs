@@ -44,9 +44,9 @@ pub const GATE: &[&str] = &[
     "mixed",
     "damage",
     "disk-full",
+    "left-behind",
     "mixed",
     "kill-all",
-    "transfer",
 ];
 
 /// Plans by name, each with what it does. `mixed` comes on top.
@@ -71,6 +71,10 @@ pub const NAMES: &[(&str, &str)] = &[
     (
         "cut-follower",
         "a follower cut off from members and clients for 30 s",
+    ),
+    (
+        "left-behind",
+        "a follower killed or cut off for 4 s while the log is purged past it",
     ),
     ("one-way", "a member that hears nothing, or is not heard"),
     (
@@ -177,6 +181,10 @@ impl Plan {
             _ => rng.random_range(lengths.faults_ms.clone()),
         };
         let snapshot_count = *[100, 1_000, 10_000].choose(&mut rng).expect("not empty");
+        let snapshot_count = match name {
+            "left-behind" => 20,
+            _ => snapshot_count,
+        };
         let clients = rng.random_range(8..=16);
         let tracks = families
             .into_iter()
@@ -352,6 +360,14 @@ fn step(family: &str, faults_ms: u64, members: usize, rng: &mut StdRng) -> Step 
             Fault::Cut(Shape::Isolate(Target::Leader)),
         ),
         "cut-follower" => (1_000..2_000, 30_000, Fault::Cut(Shape::Isolate(Target::Follower))),
+        "left-behind" => {
+            let fault = if rng.random_bool(0.5) {
+                Fault::Kill(Target::Follower)
+            } else {
+                Fault::Cut(Shape::Isolate(Target::Follower))
+            };
+            (300..600, rng.random_range(3_500..4_400), fault)
+        }
         "one-way" => {
             let shape = if rng.random_bool(0.5) {
                 Shape::Deaf(leader_or_one)

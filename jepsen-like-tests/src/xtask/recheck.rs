@@ -7,6 +7,7 @@ use kelson_jepsen::check::coverage::Tally;
 use kelson_jepsen::check::{self, Evidence, Limits};
 use kelson_jepsen::history::{HISTORY_FILE, History, MEMBERS_FILE, read_members};
 use kelson_jepsen::process::figures::Figures;
+use kelson_jepsen::process::logs::Counts;
 
 const USAGE: &str = "usage: cargo xtask recheck DIRECTORY...
 
@@ -43,6 +44,21 @@ fn recheck(directory: &Path) -> Result<bool> {
         println!("  {:<12} {}", report.checker, report.verdict);
     }
     println!("{}", Figures::of(&history).shown());
-    println!("  {}", Tally::of(&evidence, timeline.as_ref()));
+    let mut tally = Tally::of(&evidence, timeline.as_ref());
+    let logged = logged(directory)?;
+    (tally.snapshot_installs, tally.torn_tails) = (logged.snapshot_installs, logged.torn_tails);
+    println!("  {tally}");
     Ok(reports.iter().all(|report| report.verdict.is_pass()))
+}
+
+/// What the members' logs tell.
+fn logged(directory: &Path) -> Result<Counts> {
+    let mut counts = Counts::default();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            counts.add(Counts::of(&String::from_utf8_lossy(&std::fs::read(path)?)));
+        }
+    }
+    Ok(counts)
 }
