@@ -209,10 +209,10 @@ fn read_through(operations: &[Operation], fault: &Fault) -> Option<f64> {
     Some(millis(first - fault.end))
 }
 
-/// From a moment until the next write succeeds.
+/// From a moment until a write succeeds that was called after it. Answers to earlier ones may still be on their way.
 fn next_write(operations: &[Operation], from: u64) -> Option<f64> {
     let writes = operations.iter().filter(|operation| {
-        operation.ret > from && is_write(&operation.request) && operation.response().is_some()
+        operation.call >= from && is_write(&operation.request) && operation.response().is_some()
     });
     let first = writes.map(|write| write.ret).min()?;
     Some(millis(first - from))
@@ -260,6 +260,28 @@ mod tests {
         }));
         let outcome = Outcome::Ok(Response::Put(PutResponse::default()));
         history.push(Record::Return(Return { at: ret, id, outcome }));
+    }
+
+    #[test]
+    fn a_late_answer_is_not_the_first_write_after_a_restart() {
+        let mut history = History::default();
+        for (id, call, ret) in [
+            (1, 1_000, 2_010),
+            (2, 1_990, 2_020),
+            (3, 2_100, 2_600),
+            (4, 2_500, 2_700),
+        ] {
+            put(&mut history, id, call * 1_000_000, ret * 1_000_000);
+        }
+        history.push(Record::Fault(Fault {
+            kind: "kill".to_owned(),
+            start: 1_950_000_000,
+            end: 2_000_000_000,
+            detail: "kill -9 of all members".to_owned(),
+            ..Fault::default()
+        }));
+        let figures = Figures::of(&history);
+        assert_eq!(figures.kill_all.shown(), "median 600 ms, max 600 ms of 1");
     }
 
     #[test]
