@@ -12,12 +12,16 @@ use tokio::task::JoinSet;
 use super::client::Client;
 use super::load::Shared;
 use super::recorder::Recorder;
+use crate::history::Request;
 
 /// Pause between two probes.
 const EVERY: Duration = Duration::from_millis(50);
 
 /// Keys that are put, in turn: so many that few calls of unknown fate meet at any of them.
 const KEYS: u64 = 200;
+
+/// What their names begin with.
+const PREFIX: &str = "p/";
 
 /// Numbers among clients. A probe has long ended when its number comes again.
 pub const CLIENTS: u32 = 400;
@@ -55,8 +59,19 @@ pub async fn run(
     while under_way.join_next().await.is_some() {}
 }
 
+/// Whether a call is a probe's. The more of them stay without an answer, the better they do their work.
+#[must_use]
+pub fn is_probe(request: &Request) -> bool {
+    let key = match request {
+        Request::Put(put) => &put.key,
+        Request::Range(range) if range.range_end.is_empty() => &range.key,
+        _ => return false,
+    };
+    key.as_slice().starts_with(PREFIX.as_bytes())
+}
+
 async fn probe(mut client: Client, turn: u64, puts: bool) {
-    let key = format!("p/{}", turn / 2 % KEYS);
+    let key = format!("{PREFIX}{}", turn / 2 % KEYS);
     if puts {
         client.put(&key, format!("probe {turn}").into()).await;
     } else {
