@@ -182,10 +182,10 @@ impl Demand {
         }
     }
 
-    /// The demand of the Gate: a quarter of Full.
+    /// The demand of the Gate: a quarter of Full, but at least one of each.
     pub fn gate(fault_kinds: &[&str], marks: &[&str]) -> Self {
         let mut demand = Self::full(fault_kinds, marks);
-        demand.each_fault = demand.each_fault.div_ceil(4);
+        demand.each_fault = (demand.each_fault / 4).max(1);
         demand.marks_percent /= 4;
         let least = &mut demand.least;
         for count in [
@@ -198,7 +198,7 @@ impl Demand {
             &mut least.membership_changes,
             &mut least.torn_tails,
         ] {
-            *count = count.div_ceil(4);
+            *count = (*count / 4).max(1);
         }
         demand
     }
