@@ -4,6 +4,7 @@
 //! stalls copies as fast as it can.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -85,8 +86,10 @@ pub async fn serve(listener: TcpListener, dial: Dial, delay: Arc<Delay>) {
 }
 
 async fn join(inner: TcpStream, outer: TcpStream, delay: &Delay, seed: u64) {
-    let _ = inner.set_nodelay(true);
-    let _ = outer.set_nodelay(true);
+    for end in [&inner, &outer] {
+        let _ = end.set_nodelay(true);
+        let _ = keep_alive(end);
+    }
     let (inner_read, inner_write) = inner.into_split();
     let (outer_read, outer_write) = outer.into_split();
     // Either end closing closes both: what is held then is lost, as on a broken network.
@@ -94,6 +97,28 @@ async fn join(inner: TcpStream, outer: TcpStream, delay: &Delay, seed: u64) {
         () = copy(inner_read, outer_write, delay, seed * 2) => (),
         () = copy(outer_read, inner_write, delay, seed * 2 + 1) => (),
     }
+}
+
+/// Notices ends that are gone without a word, as those would who are joined: a proxy must not hide from them that a
+/// connection is dead.
+fn keep_alive(stream: &TcpStream) -> Result<()> {
+    let options = [
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 3),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 1),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 5),
+    ];
+    for (level, name, value) in options {
+        let value: libc::c_int = value;
+        let size = libc::socklen_t::try_from(size_of_val(&value))?;
+        // SAFETY: `value` lives through the call and has the size given.
+        let done =
+            unsafe { libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const value).cast(), size) };
+        if done != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+    }
+    Ok(())
 }
 
 /// Copies one direction until it ends.
