@@ -30,6 +30,8 @@ pub(crate) struct Script {
     pub(crate) extra: Vec<Record>,
     pub(crate) members: Vec<MemberSummary>,
     pub(crate) streams: u64,
+    /// The member of all calls, and of what is added to streams from here on.
+    pub(crate) member: Option<u32>,
 }
 
 pub(crate) fn put(key: &str, value: &str) -> Request {
@@ -226,7 +228,7 @@ impl Script {
         self.extra.push(Record::Stream(StreamRecord {
             at: at * MS,
             client: 0,
-            member: None,
+            member: self.member,
             stream,
             event,
         }));
@@ -293,7 +295,7 @@ impl Script {
                 at: line.call,
                 id,
                 client,
-                member: None,
+                member: self.member,
                 request: line.request.clone(),
             };
             timed.push((line.call, 0, Record::Call(call)));

@@ -7,6 +7,7 @@
 //! so. After faults have ended, the newest revision must arrive in time.
 
 mod compare;
+mod shown;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use crate::check::order::Timeline;
 use crate::check::{Evidence, Limits, Verdict};
 use crate::history::{Phase, Record, StreamRecord};
 
+use shown::Shown;
 use stream::Stream;
 
 /// Where a logical watcher stands between two streams.
@@ -70,10 +72,11 @@ fn examine(evidence: &Evidence<'_>, timeline: &Timeline, limits: &Limits) -> (Fi
     let mut tally = Tally::default();
     let mut bookmarks: HashMap<u64, Bookmark> = HashMap::new();
     let mut streams: HashMap<u64, Stream<'_>> = HashMap::new();
+    let shown = Shown::find(evidence);
     for record in evidence.history.streams() {
         let stream = streams
             .entry(record.stream)
-            .or_insert_with(|| Stream::new(record.stream, timeline));
+            .or_insert_with(|| Stream::new(record.stream, timeline, &shown));
         stream.take(record, &mut bookmarks, &mut findings, &mut tally);
     }
     if let Some(cutoff) = cutoff(evidence, limits) {

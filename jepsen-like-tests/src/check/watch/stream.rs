@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::compare::{compare, expected, is_bad, show};
+use super::shown::Shown;
 use super::{Bookmark, Findings, Tally};
 use crate::check::order::Timeline;
 use crate::check::seconds;
@@ -18,6 +19,8 @@ pub(super) struct Watcher {
     created: u64,
     /// The next revision it has not been told about.
     pub(super) next: i64,
+    /// Where its first event may move `next` back to.
+    earliest: i64,
     /// Events of a fragmented response that is not complete.
     pieces: Vec<Event>,
     /// The client has asked to end it.
@@ -29,8 +32,9 @@ pub(super) struct Watcher {
 pub(super) struct Stream<'a> {
     pub(super) id: u64,
     timeline: &'a Timeline,
-    /// Creations that were asked for and not answered.
-    asked: VecDeque<(u64, WatchCreate)>,
+    shown: &'a Shown,
+    /// Creations that were asked for and not answered, each with where a watcher from now on may begin.
+    asked: VecDeque<(u64, WatchCreate, Option<i64>)>,
     watchers: BTreeMap<i64, Watcher>,
     /// Ids that the client wants canceled before it knows who has them.
     canceled_early: BTreeSet<i64>,
@@ -40,11 +44,12 @@ pub(super) struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    pub(super) fn new(id: u64, timeline: &'a Timeline) -> Self {
+    pub(super) fn new(id: u64, timeline: &'a Timeline, shown: &'a Shown) -> Self {
         let (asked, watchers) = (VecDeque::new(), BTreeMap::new());
         Self {
             id,
             timeline,
+            shown,
             asked,
             watchers,
             canceled_early: BTreeSet::new(),
@@ -64,7 +69,8 @@ impl<'a> Stream<'a> {
         match &record.event {
             StreamEvent::Open => {}
             StreamEvent::Create { watcher, request } => {
-                self.asked.push_back((*watcher, request.clone()));
+                let now = self.shown.by(record.member, record.at).map(|shown| shown + 1);
+                self.asked.push_back((*watcher, request.clone(), now));
                 if let Some(bookmark) = bookmarks.get(watcher) {
                     tally.resumptions += 1;
                     self.check_resumption(*watcher, request, *bookmark, findings);
@@ -169,7 +175,7 @@ impl<'a> Stream<'a> {
     }
 
     fn created(&mut self, at: u64, response: &WatchResponse) -> Result<(), String> {
-        let Some((name, request)) = self.asked.pop_front() else {
+        let Some((name, request, now)) = self.asked.pop_front() else {
             return Err("a watcher was created that nobody asked for".to_owned());
         };
         if !response.events.is_empty() {
@@ -199,6 +205,7 @@ impl<'a> Stream<'a> {
             response.header.revision + 1
         };
         let watcher = Watcher {
+            earliest: now.filter(|_| request.start_revision == 0).unwrap_or(next),
             name,
             request,
             created: at,
@@ -322,6 +329,7 @@ impl<'a> Stream<'a> {
                 return Err(text);
             }
             watcher.next = watcher.next.max(revision + 1);
+            watcher.earliest = i64::MAX;
         }
         Ok(())
     }
@@ -353,6 +361,11 @@ impl<'a> Stream<'a> {
                 "header revision {shown} is older than event revision {last}"
             ));
         }
+        let oldest = events.iter().map(|event| event.kv.mod_revision).min();
+        if let Some(oldest) = oldest.filter(|oldest| *oldest >= watcher.earliest) {
+            watcher.next = watcher.next.min(oldest);
+        }
+        watcher.earliest = i64::MAX;
         let difference = compare(timeline, watcher, &events, last, at);
         let first = watcher.next;
         watcher.next = watcher.next.max(last + 1);
@@ -391,7 +404,7 @@ impl<'a> Stream<'a> {
                 ));
             }
         }
-        if let Some((name, _)) = self.asked.front() {
+        if let Some((name, ..)) = self.asked.front() {
             let text = format!("stream {}: watcher {name} was never created", self.id);
             findings.doubtful.push(text);
         }

@@ -109,7 +109,27 @@ fn again(start_revision: i64) -> WatchCreate {
     }
 }
 
+/// A watcher from now on: created at revision 9, as member 1 says, but its first event is of revision 5.
+fn from_now_on(s: &mut Script) {
+    let (stream, request) = (s.stream(22), again(0));
+    s.watch(22, stream, 102, request.clone(), 9);
+    s.deliver(23, stream, &request, &[5, 6, 7, 8, 9]);
+}
+
 const REJECTED: &[Spoiler] = &[
+    (
+        "from now on, but older than what the member had shown",
+        "not unique or not ordered",
+        |s| {
+            s.member = Some(1);
+            from_now_on(s);
+        },
+    ),
+    (
+        "from now on, but older than the answer",
+        "not unique or not ordered",
+        from_now_on,
+    ),
     ("two responses swapped", "not reliable", |s| {
         let removed = remove(s, 1);
         s.extra.push(removed);
@@ -312,6 +332,12 @@ const ACCEPTED: &[Variation] = &[
             response.events.extend(later.events);
         }
         response.header.revision = 9;
+    }),
+    ("from now on, at a member that is catching up", |s| {
+        s.member = Some(1);
+        from_now_on(s);
+        // All calls were at another one.
+        s.member = Some(2);
     }),
     ("canceled by its client before its creation was known", |s| {
         let (stream, request) = (s.stream(22), again(10));
