@@ -25,6 +25,9 @@ const TRANSFER_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for a start on damaged files to be decided.
 const DAMAGE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Longest that a member takes to end once its disk was full.
+const ENDING_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Pause between two looks.
 const POLL_EVERY: Duration = Duration::from_millis(20);
 
@@ -452,13 +455,10 @@ impl Nemesis {
             let filler = filler.clone();
             blocking(move || damage::fill(&filler)).await?
         };
-        let deadline = Instant::now() + lasts;
-        let mut ended = false;
-        while Instant::now() < deadline {
-            ended = ended || !self.cluster.is_running(target);
-            tokio::time::sleep(POLL_EVERY).await;
-        }
+        let ended_before = self.ends_within(target, lasts, true).await;
         std::fs::remove_file(&filler)?;
+        // Who met the full disk may still be about to end.
+        let ended = ended_before || self.ends_within(target, ENDING_PATIENCE, false).await;
         let mut detail = format!("{full} bytes of filler");
         if ended {
             self.cluster.forgive(target);
@@ -470,6 +470,17 @@ impl Nemesis {
             took: full > 0,
             detail,
         })
+    }
+
+    /// Whether a member's process ends within this time. Returns as soon as it has ended, unless it `waits`.
+    async fn ends_within(&self, target: usize, time: Duration, waits: bool) -> bool {
+        let deadline = Instant::now() + time;
+        let mut ended = !self.cluster.is_running(target);
+        while Instant::now() < deadline && (waits || !ended) {
+            tokio::time::sleep(POLL_EVERY).await;
+            ended = ended || !self.cluster.is_running(target);
+        }
+        ended
     }
 
     async fn clock(&self, by_s: i64, strobe: bool, lasts: Duration) -> Result<Effect> {
