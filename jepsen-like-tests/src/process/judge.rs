@@ -27,13 +27,13 @@ pub struct Judgement {
 
 /// Judges an episode by what the driver saw, and by every checker.
 #[must_use]
-pub fn judge(outcome: &Outcome) -> Judgement {
+pub fn judge(outcome: &Outcome, limits: &Limits) -> Judgement {
     let mut reasons = outcome.breaches.clone();
     reasons.extend(share_of_successes(outcome));
     reasons.extend(without_effect(&outcome.history));
     let evidence = Evidence::new(&outcome.history, &outcome.members);
     reasons.extend(too_little_known(&evidence.operations));
-    let (reports, timeline) = check::judge(&evidence, &Limits::default());
+    let (reports, timeline) = check::judge(&evidence, limits);
     let bad = reports.iter().filter(|report| !report.verdict.is_pass());
     reasons.extend(bad.map(|report| format!("{}: {}", report.checker, report.verdict)));
     let mut coverage = Tally::of(&evidence, timeline.as_ref());
@@ -139,7 +139,11 @@ mod tests {
             breaches: Vec::new(),
         };
         outcome.breaches.push("member 1 ended".to_owned());
-        assert!(judge(&outcome).reasons.contains(&"member 1 ended".to_owned()));
+        assert!(
+            judge(&outcome, &Limits::default())
+                .reasons
+                .contains(&"member 1 ended".to_owned())
+        );
         let reasons = share_of_successes(&outcome).join("; ");
         assert!(reasons.contains("calm phase: only 49 of 100"), "{reasons}");
     }
