@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::client::Client;
 use super::cluster::{Cluster, Settings};
+use super::dump;
 use super::fault::Fault;
 use super::load::{self, KINDS, Shared};
 use super::logs::{self, Counts};
@@ -83,7 +84,11 @@ pub async fn run(server: &Server, plan: &Plan, directory: &Path, with_network: b
     for (member, id) in ids.iter().enumerate() {
         recorder.process(member, *id, true);
     }
-    Episode::new(cluster, recorder, plan, ids).run(directory).await
+    let episode = Episode {
+        dumper: server.is_kelson().then(|| server.binary.clone()),
+        ..Episode::new(cluster, recorder, plan, ids)
+    };
+    episode.run(directory).await
 }
 
 fn settings(server: &Server, plan: &Plan, directory: &Path, with_network: bool) -> Result<Settings> {
@@ -120,6 +125,8 @@ struct Episode<'a> {
     cluster: Arc<Cluster>,
     recorder: Arc<Recorder>,
     plan: &'a Plan,
+    /// What prints the logs of stopped members, if that can be done.
+    dumper: Option<PathBuf>,
     ids: Vec<u64>,
     shared: Arc<Shared>,
     close_streams: Arc<AtomicBool>,
@@ -136,6 +143,7 @@ impl<'a> Episode<'a> {
             cluster,
             recorder,
             plan,
+            dumper: None,
             ids,
             shared: Arc::new(shared),
             close_streams: Arc::default(),
@@ -179,8 +187,9 @@ impl<'a> Episode<'a> {
         self.last_reads(&nemesis, &seen).await;
         self.close_streams.store(true, Ordering::Relaxed);
         while watchers.join_next().await.is_some() {}
-        let members = self.summaries(&nemesis).await;
+        let mut members = self.summaries(&nemesis).await;
         self.note_surprises();
+        self.add_logs(&mut members)?;
         write_members(&directory.join(MEMBERS_FILE), &members)?;
         let logged = self.read_logs();
         Ok(Outcome {
@@ -223,6 +232,22 @@ impl<'a> Episode<'a> {
                 .push(format!("{told} of {asked} members tell their state"));
         }
         summaries
+    }
+
+    /// Stops the members and adds their logs. What was damaged and served for all that may be in the log.
+    fn add_logs(&self, members: &mut [MemberSummary]) -> Result<()> {
+        let Some(dumper) = self.dumper.as_ref().filter(|_| !self.plan.any(Fault::damages)) else {
+            return Ok(());
+        };
+        for member in 0..self.cluster.size() {
+            self.cluster.kill(member);
+        }
+        for summary in members {
+            let member = usize::try_from(summary.member)?;
+            let entries = dump::committed(dumper, &self.cluster.data(member));
+            summary.wal = Some(entries.with_context(|| format!("the log of member {member}"))?);
+        }
+        Ok(())
     }
 
     fn endpoints(&self) -> Vec<std::net::SocketAddr> {

@@ -13,6 +13,7 @@ pub mod campaign;
 pub mod client;
 pub mod cluster;
 pub mod damage;
+pub mod dump;
 pub mod episode;
 pub mod fault;
 pub mod figures;
