@@ -164,7 +164,7 @@ impl Campaign {
         let mut reasons = Vec::new();
         if !self.failed.is_empty() {
             let failed = self.failed.iter().map(|(name, seed)| format!("{name} {seed}"));
-            reasons.push(format!("failed: {}", failed.collect::<Vec<_>>().join("; ")));
+            reasons.push(format!("episodes {}", failed.collect::<Vec<_>>().join("; ")));
         }
         if self.server.is_kelson() {
             reasons.extend(self.figures.breaches());
