@@ -113,6 +113,15 @@ pub const MIXABLE: &[&str] = &[
     "compact",
 ];
 
+/// Plans that show the figures of section 8 of the reliability design.
+const FIGURES: &[&str] = &[
+    "kill-leader",
+    "isolate-leader",
+    "pause-leader",
+    "kill-all",
+    "cut-follower",
+];
+
 /// One fault of a track.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -205,7 +214,7 @@ impl Plan {
     }
 
     /// `count` plans for as many episodes, with seeds from `seed` on: all of one name, or of every name in turn for
-    /// `every`, or those of the Gate for `gate`.
+    /// `every`, those of the Gate for `gate`, those that measure for `figures`.
     ///
     /// # Errors
     ///
@@ -221,6 +230,7 @@ impl Plan {
         let names = match name {
             "every" => every.as_slice(),
             "gate" => GATE,
+            "figures" => FIGURES,
             one => &[one],
         };
         (0_u64..)

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::fault::Fault;
 use super::network::output;
 use super::plan::Plan;
 
@@ -49,6 +50,15 @@ impl Server {
         format!("etcd-{}", number.unwrap_or("?"))
     }
 
+    /// Whether it promises to stand what a plan does, and can be made to meet it: etcd does not promise to find damage or
+    /// to come back from a full disk, and reads the clock past the library that fakes it.
+    #[must_use]
+    pub fn stands(&self, plan: &Plan) -> bool {
+        let beyond =
+            |fault: &Fault| fault.damages() || matches!(fault, Fault::FillDisk(_) | Fault::Clock { .. });
+        self.is_kelson() || !plan.any(beyond)
+    }
+
     /// The flags that a plan asks for.
     #[must_use]
     pub fn flags(&self, plan: &Plan) -> Vec<String> {
@@ -77,6 +87,20 @@ mod tests {
         server
             .flags(&Plan::new("kill", 1, 3).expect("the plan exists"))
             .join(" ")
+    }
+
+    #[test]
+    fn etcd_is_spared_what_it_does_not_promise() {
+        let stands = |version: &str, name| {
+            let server = Server {
+                binary: PathBuf::new(),
+                version: version.to_owned(),
+            };
+            server.stands(&Plan::new(name, 1, 3).expect("the plan exists"))
+        };
+        assert!(stands("etcd Version: 3.7.1, Git SHA: kelson-0.1.0", "damage"));
+        assert!(!stands("etcd Version: 3.7.1", "damage"));
+        assert!(stands("etcd Version: 3.7.1", "kill"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `cargo xtask cluster`: episodes of real members under faults, see `kelson_jepsen::process`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use kelson_jepsen::check::coverage::Demand;
@@ -18,7 +18,8 @@ const USAGE: &str = "usage: cargo xtask cluster [flags]
   --repeat K         number of episodes                                               [1]
   --same             every episode takes the same seed
   --short            episodes of the length that the Gate has time for
-  --binary PATH      server to run, Kelson or etcd                                    [target/release/kelson]
+  --binary PATH      server to run, Kelson or etcd; of several each takes every plan  [target/release/kelson]
+  --control PATH     etcd 3.5.1, which must break a promise about watches within 4 episodes before anything counts
   --members 3|5      members of the cluster                                           [3]
   --directory PATH   where episodes keep their files                                  [target/cluster]
   --keep             keep the files of episodes that pass, too
@@ -29,7 +30,11 @@ const USAGE: &str = "usage: cargo xtask cluster [flags]
 plans:
   mixed           2-4 of those marked * at once
   every           each of these in turn, mixed too
-  gate            those of the Gate in turn";
+  gate            those of the Gate in turn
+  figures         those that show the figures of section 8 in turn";
+
+/// Episodes within which the control must be caught.
+const CONTROL_EPISODES: usize = 4;
 
 #[derive(Debug)]
 struct Options {
@@ -38,7 +43,8 @@ struct Options {
     repeat: usize,
     same: bool,
     short: bool,
-    binary: PathBuf,
+    binaries: Vec<PathBuf>,
+    control: Option<PathBuf>,
     members: usize,
     directory: PathBuf,
     keep: bool,
@@ -55,7 +61,8 @@ impl Options {
             repeat: 1,
             same: false,
             short: false,
-            binary: PathBuf::from("target/release/kelson"),
+            binaries: Vec::new(),
+            control: None,
             members: 3,
             directory: PathBuf::from("target/cluster"),
             keep: false,
@@ -72,7 +79,8 @@ impl Options {
                 "--repeat" => options.repeat = value()?.parse()?,
                 "--same" => options.same = true,
                 "--short" => options.short = true,
-                "--binary" => options.binary = value()?.into(),
+                "--binary" => options.binaries.push(value()?.into()),
+                "--control" => options.control = Some(value()?.into()),
                 "--members" => options.members = value()?.parse()?,
                 "--directory" => options.directory = value()?.into(),
                 "--keep" => options.keep = true,
@@ -81,6 +89,9 @@ impl Options {
                 "--ledger" => options.ledger = true,
                 _ => bail!("{}", usage()),
             }
+        }
+        if options.binaries.is_empty() {
+            options.binaries.push(PathBuf::from("target/release/kelson"));
         }
         Ok(options)
     }
@@ -131,31 +142,78 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
         plans.iter().for_each(|plan| print!("{plan}"));
         return Ok(());
     }
-    let server = Server::of(&options.binary)?;
-    println!("{} ({})", server.version, server.binary.display());
+    let servers = options.binaries.iter().map(|binary| Server::of(binary));
+    let servers = servers.collect::<Result<Vec<Server>>>()?;
     // Before any other thread: namespaces are entered one thread at a time.
     let with_network = network::enter_or_say();
-    let mut campaign = Campaign::new(server, &options.directory, with_network, options.keep)?;
+    if let Some(control) = &options.control {
+        check_control(control, &options, with_network)?;
+    }
+    let mut campaigns = Vec::new();
+    for server in servers {
+        println!("{} ({})", server.version, server.binary.display());
+        campaigns.push(Campaign::new(
+            server,
+            &options.directory,
+            with_network,
+            options.keep,
+        )?);
+    }
     for plan in &plans {
-        campaign.run(plan)?;
+        // In turns, so that all meet the same machine.
+        for campaign in &mut campaigns {
+            campaign.run(plan)?;
+        }
     }
-    let reasons = campaign.verdict(demand.as_ref());
-    if options.ledger {
-        let (first, last) = campaign.seeds();
-        ledger::append(&ledger::Line {
-            rung: format!("d {} {}", options.plan, campaign.name()),
-            seeds: format!("{first}-{last}"),
-            simulated_s: 0,
-            operations: campaign.operations(),
-            faults: campaign.faults(),
-            verdict: match reasons.as_slice() {
-                [] => "pass".to_owned(),
-                reasons => format!("fail: {}", reasons.join("; ")),
-            },
-        })?;
+    let mut failed = Vec::new();
+    for campaign in &campaigns {
+        let reasons = campaign.verdict(demand.as_ref());
+        if options.ledger {
+            ledger::append(&line(&options.plan, campaign, &reasons))?;
+        }
+        failed.extend(reasons);
     }
-    if !reasons.is_empty() {
-        bail!("{}", reasons.join("\n"));
+    if !failed.is_empty() {
+        bail!("{}", failed.join("\n"));
     }
     Ok(())
+}
+
+/// Whether the instruments are alive: a server that is known to break promises about watches must be seen doing so.
+fn check_control(control: &Path, options: &Options, with_network: bool) -> Result<()> {
+    let server = Server::of(control)?;
+    println!("control: {} ({})", server.version, server.binary.display());
+    let directory = options.directory.join("control");
+    let mut campaign = Campaign::new(server, &directory, with_network, false)?;
+    let mut broken = None;
+    for plan in Plan::several("kill", options.seed, CONTROL_EPISODES, options.members, &USUAL)? {
+        let reasons = campaign.run(&plan)?;
+        broken = reasons
+            .into_iter()
+            .find(|reason| reason.starts_with("watch: FAIL"));
+        if broken.is_some() {
+            break;
+        }
+    }
+    std::fs::remove_dir_all(&directory)?;
+    if broken.is_none() {
+        bail!("INVALID: the control broke no promise about watches in {CONTROL_EPISODES} episodes");
+    }
+    println!("the control was caught, as it must be");
+    Ok(())
+}
+
+fn line(plan: &str, campaign: &Campaign, reasons: &[String]) -> ledger::Line {
+    let (first, last) = campaign.seeds();
+    ledger::Line {
+        rung: format!("d {plan} {}", campaign.name()),
+        seeds: format!("{first}-{last}"),
+        simulated_s: 0,
+        operations: campaign.operations(),
+        faults: campaign.faults(),
+        verdict: match reasons {
+            [] => "pass".to_owned(),
+            reasons => format!("fail: {}", reasons.join("; ")),
+        },
+    }
 }
