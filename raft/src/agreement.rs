@@ -16,6 +16,7 @@ use kelson_storage::error::Fault;
 use kelson_storage::revision::LogPosition;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::fault::FaultSignal;
 use crate::network::frame::{Kind, Purpose};
@@ -223,6 +224,7 @@ impl Agreement {
             index,
             formula: FORMULA,
         };
+        let asked = Instant::now();
         let reply = link
             .call(
                 Kind::StateHash,
@@ -231,6 +233,7 @@ impl Agreement {
                 self.identity.reply_timeout,
             )
             .await?;
+        self.identity.meters.peer(id).round_trip.observe(asked.elapsed());
         Ok((link, reply))
     }
 }

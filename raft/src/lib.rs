@@ -11,6 +11,7 @@ mod images;
 mod leadership;
 pub mod life;
 mod log_storage;
+pub mod meters;
 pub mod network;
 pub mod node;
 pub mod offline;

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use crate::codec::{decode_vote, encode_vote, entry_of, payload_bytes};
 use crate::executor::{Bell, Executor, Running};
 use crate::fault::FaultSignal;
+use crate::meters::Meters;
 use crate::type_config::{Entry, LogId, TypeConfig, Vote, log_id, position};
 use writer::Writer;
 
@@ -109,12 +110,13 @@ impl LogStorage {
         wal: Wal,
         recovered: &Recovered,
         fault: FaultSignal,
+        meters: Arc<Meters>,
         executor: &Executor,
     ) -> Result<(Self, LogThread), Fault> {
         let log = Self::over(&wal, recovered, executor.bell())?;
         let shared = log.shared.clone();
         let queue = shared.queue.clone();
-        let thread = executor.start("kelson-wal", Writer::new(wal, shared, fault))?;
+        let thread = executor.start("kelson-wal", Writer::new(wal, shared, fault, meters))?;
         Ok((log, LogThread { queue, thread }))
     }
 

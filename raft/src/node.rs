@@ -22,6 +22,7 @@ use crate::executor::{Running, Tasks};
 use crate::fault::FaultSignal;
 use crate::leadership::{Leadership, LeadershipHistory};
 use crate::log_storage::LogThread;
+use crate::meters::{Meters, PeerMeters};
 use crate::outbox::Outbox;
 use crate::read_index::LeaderReads;
 use crate::state_machine::StateMachine;
@@ -210,6 +211,7 @@ pub struct Node {
 pub(crate) struct Inner {
     pub(crate) config: NodeConfig,
     pub(crate) raft: Raft,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) reader: StoreReader,
     pub(crate) outbox: Arc<Mutex<Outbox>>,
     pub(crate) to_leader: Arc<ToLeader>,
@@ -347,6 +349,20 @@ impl Node {
                 .any(|learner| learner == id),
             leader_changes: self.inner.history.lock().changes,
         }
+    }
+
+    /// What this node counts and measures about itself.
+    pub fn meters(&self) -> &Meters {
+        &self.inner.meters
+    }
+
+    /// The other members, by id, and what is measured about them.
+    pub fn peer_meters(&self) -> Vec<(u64, Arc<PeerMeters>)> {
+        let server = self.inner.raft.server_metrics();
+        let server = server.borrow_watched();
+        let members = server.membership_config.membership().nodes();
+        let others = members.map(|(id, _)| *id).filter(|id| *id != self.id());
+        others.map(|id| (id, self.inner.meters.peer(id))).collect()
     }
 
     /// Wakes whenever `status().leader` or `term` changes.

@@ -162,8 +162,14 @@ impl Outbox {
     }
 
     /// Gives up on commands older than `timeout`. `why` gets the time the command was proposed at and whether it was
-    /// ever sent to a leader.
-    pub(crate) fn expire(&mut self, now: Instant, timeout: Duration, why: impl Fn(Instant) -> ProposeError) {
+    /// ever sent to a leader. Returns how many there were.
+    pub(crate) fn expire(
+        &mut self,
+        now: Instant,
+        timeout: Duration,
+        why: impl Fn(Instant) -> ProposeError,
+    ) -> usize {
+        let mut expired = 0;
         for slot in &mut self.slots {
             if now.duration_since(slot.since) < timeout {
                 break;
@@ -172,9 +178,11 @@ impl Outbox {
                 self.bytes -= slot.bytes.len();
                 slot.bytes = Bytes::new();
                 let _ = answer.send(Err(why(slot.since)));
+                expired += 1;
             }
         }
         self.drop_answered();
+        expired
     }
 
     /// Gives up on everything: the node is stopping.

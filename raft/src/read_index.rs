@@ -183,16 +183,20 @@ impl ReadQueue {
         }
     }
 
-    /// Ends reads older than `timeout` with `error`.
-    pub(crate) fn expire(&mut self, now: Instant, timeout: Duration, error: &ReadIndexError) {
+    /// Ends reads older than `timeout` with `error`. Returns how many there were.
+    pub(crate) fn expire(&mut self, now: Instant, timeout: Duration, error: &ReadIndexError) -> usize {
+        let mut count = 0;
         let expired = |waiter: &mut Waiter| now.duration_since(waiter.since) >= timeout;
         for list in [&mut self.next, &mut self.round]
             .into_iter()
             .chain(self.applying.values_mut())
         {
-            finish(list.extract_if(.., expired).collect(), &Err(error.clone()));
+            let late: Vec<Waiter> = list.extract_if(.., expired).collect();
+            count += late.len();
+            finish(late, &Err(error.clone()));
         }
         self.applying.retain(|_, list| !list.is_empty());
+        count
     }
 
     /// Ends all reads: the node is stopping.

@@ -26,6 +26,7 @@ use crate::fault::FaultSignal;
 use crate::images::Images;
 use crate::leadership::{Leadership, LeadershipHistory, watch_leadership};
 use crate::log_storage::LogStorage;
+use crate::meters::Meters;
 use crate::network::client::Network;
 use crate::network::link::Identity;
 use crate::network::server::PeerService;
@@ -71,16 +72,22 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
     } = opened;
 
     let fault = FaultSignal::default();
+    let meters = Arc::new(Meters::default());
     let tasks = executor.tasks();
-    let (log, log_thread) = LogStorage::start(wal, &recovered, fault.clone(), &executor)?;
+    let (log, log_thread) = LogStorage::start(wal, &recovered, fault.clone(), meters.clone(), &executor)?;
     let incarnation = recovered.incarnation + 1;
     log.save_incarnation(incarnation)
         .await
         .map_err(|source| Fault::io("write", &config.log_directory(), source))?;
 
     let reader = store.reader();
-    let (storage, storage_thread) =
-        StorageThread::start(store.checkpointer(), store.applied(), fault.clone(), &executor)?;
+    let (storage, storage_thread) = StorageThread::start(
+        store.checkpointer(),
+        store.applied(),
+        fault.clone(),
+        meters.clone(),
+        &executor,
+    )?;
     let outbox = Arc::new(Mutex::new(Outbox::new(config.id, incarnation)));
     let (applied_sender, applied) = watch::channel((store.applied(), reader.revision()));
     let (lease_sender, lease_changes) = mpsc::unbounded_channel();
@@ -98,12 +105,14 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         database: config.database(),
         fault: fault.clone(),
         warning_apply_duration: config.warning_apply_duration,
+        meters: meters.clone(),
     })?;
 
     let identity = Arc::new(Identity {
         cluster_id: config.cluster_id,
         id: config.id,
         transport,
+        meters: meters.clone(),
         dial_timeout: config.election_timeout / 2,
         connect_timeout: config.election_timeout + DIAL_EXTRA,
         reply_timeout: 3 * config.election_timeout,
@@ -209,6 +218,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
     Ok(Inner {
         config,
         raft,
+        meters,
         reader,
         outbox,
         to_leader,

@@ -27,6 +27,7 @@ use crate::codec::{decode_membership, encode_membership};
 use crate::environment::{Environment, Observer};
 use crate::executor::{Blocked, Executor};
 use crate::fault::FaultSignal;
+use crate::meters::{Meters, UnderWay};
 use crate::node::LeaseChange;
 use crate::outbox::Outbox;
 use crate::storage_thread::StorageThread;
@@ -70,6 +71,7 @@ pub(crate) struct StateMachine {
     database: PathBuf,
     fault: FaultSignal,
     warning_apply_duration: Duration,
+    meters: Arc<Meters>,
     memberships: Memberships,
 }
 
@@ -132,6 +134,7 @@ pub(crate) struct StateMachineParts {
     pub(crate) database: PathBuf,
     pub(crate) fault: FaultSignal,
     pub(crate) warning_apply_duration: Duration,
+    pub(crate) meters: Arc<Meters>,
 }
 
 impl StateMachine {
@@ -144,6 +147,7 @@ impl StateMachine {
             database,
             fault,
             warning_apply_duration,
+            meters,
         } = parts;
         let mut memberships = Memberships::default();
         if let Some((at, bytes)) = store.membership() {
@@ -167,6 +171,7 @@ impl StateMachine {
             database,
             fault,
             warning_apply_duration,
+            meters,
             memberships,
         })
     }
@@ -188,6 +193,7 @@ impl StateMachine {
         self.feeds.hashes.note(at, store.rolling_hash());
         let took = began.elapsed();
         if took > self.warning_apply_duration {
+            self.meters.slow_applies.add(1);
             tracing::warn!(
                 took = ?took,
                 "expected-duration" = ?self.warning_apply_duration,
@@ -353,6 +359,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             // openraft offers our own checkpoint back at start; the store was opened from it.
             return Ok(());
         };
+        let meters = self.meters.clone();
+        let _applying = UnderWay::new(&meters.snapshots_applying);
         let store = self.store.take().expect("as above");
         let storage = self.storage.clone();
         let disk = self.disk.clone();

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::executor::{Bell, Executor, Next, Running, Worker};
 use crate::fault::FaultSignal;
+use crate::meters::Meters;
 
 /// Pause between two steps while there is something to write. Longer: bigger transactions, more memory in the overlay.
 const STEP_PAUSE: Duration = Duration::from_millis(5);
@@ -63,6 +64,7 @@ impl StorageThread {
         checkpointer: Checkpointer,
         durable: Option<LogPosition>,
         fault: FaultSignal,
+        meters: Arc<Meters>,
         executor: &Executor,
     ) -> Result<(Self, Running), Fault> {
         let (sender, receiver) = watch::channel(durable);
@@ -72,7 +74,7 @@ impl StorageThread {
             checkpointer: Mutex::new(checkpointer),
             durable: sender,
         });
-        let thread = executor.start("kelson-storage", Writer::new(shared.clone(), fault))?;
+        let thread = executor.start("kelson-storage", Writer::new(shared.clone(), fault, meters))?;
         Ok((
             Self {
                 shared,
@@ -130,6 +132,7 @@ impl StorageThread {
 struct Writer {
     shared: Arc<Shared>,
     fault: FaultSignal,
+    meters: Arc<Meters>,
     /// The pause before the next step is over.
     waited: bool,
     last_durable: Instant,
@@ -140,10 +143,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(shared: Arc<Shared>, fault: FaultSignal) -> Self {
+    fn new(shared: Arc<Shared>, fault: FaultSignal, meters: Arc<Meters>) -> Self {
         Self {
             shared,
             fault,
+            meters,
             waited: false,
             last_durable: Instant::now(),
             unsynced_bytes: 0,
@@ -175,7 +179,9 @@ impl Writer {
             || !checkpoints.is_empty()
             || self.unsynced_bytes >= DURABLE_BYTES_MAX
             || self.last_durable.elapsed() >= DURABLE_EVERY;
+        let began = Instant::now();
         let step = self.shared.checkpointer.lock().step(durable)?;
+        self.meters.backend_commit.observe(began.elapsed());
         self.unsynced_bytes = step.unsynced_bytes;
         self.unsynced = !durable;
         self.pending = step.compaction_pending;

@@ -354,9 +354,10 @@ impl ToLeader {
         let history = watched.history.lock().clone();
         let stuck = {
             let mut outbox = self.outbox.lock();
-            outbox.expire(now, timeout, |since| {
+            let failed = outbox.expire(now, timeout, |since| {
                 history.explain(since, now, self.election_timeout)
             });
+            self.identity.meters.proposals_failed.add(failed as u64);
             outbox.is_stuck(now, STUCK_AFTER)
         };
         let read_error = if history.changed_within(timeout, now) {
@@ -366,7 +367,8 @@ impl ToLeader {
         };
         let late = {
             let mut reads = self.reads.lock();
-            reads.expire(now, timeout, &read_error);
+            let failed = reads.expire(now, timeout, &read_error);
+            self.identity.meters.read_indexes_failed.add(failed as u64);
             let late = reads.round_is_late(now);
             if late {
                 reads.abandon_round();

@@ -144,16 +144,19 @@ impl Server {
         if !data_dir.recorded().is_some_and(|recorded| recorded.started) {
             data_dir.record(identity, true).map_err(ServerError::Start)?;
         }
+        let mut vital = JoinSet::new();
+        let (context, faults) = services(&config, &node, &mut vital);
         endpoints.serve(Running {
             node: node.clone(),
+            watch_hub: context.watch_hub.clone(),
             facts: Facts {
                 quota_backend_bytes: config.cluster.quota_backend_bytes.unwrap_or(0),
                 feature_gates: config.feature_gates.clone(),
                 rejections,
+                grpc: context.grpc.clone(),
+                extensive: config.extensive_metrics,
             },
         });
-        let mut vital = JoinSet::new();
-        let (context, faults) = services(&config, &node, &mut vital);
         let mut server = Self {
             service_tasks: context.tasks.clone(),
             config,

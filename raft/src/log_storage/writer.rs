@@ -10,10 +10,12 @@ use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
 use kelson_storage::wal::Wal;
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{Shared, Work};
 use crate::executor::{Bell, Next, Worker};
 use crate::fault::FaultSignal;
+use crate::meters::Meters;
 use crate::type_config::TypeConfig;
 
 /// Work items taken from the queue at once; their bytes are bounded by `WAL_GROUP_BYTES_MAX`.
@@ -24,16 +26,18 @@ pub(super) struct Writer {
     wal: Wal,
     shared: Arc<Shared>,
     fault: FaultSignal,
+    meters: Arc<Meters>,
     items: Vec<Work>,
     outcome: GroupOutcome,
 }
 
 impl Writer {
-    pub(super) fn new(wal: Wal, shared: Arc<Shared>, fault: FaultSignal) -> Self {
+    pub(super) fn new(wal: Wal, shared: Arc<Shared>, fault: FaultSignal, meters: Arc<Meters>) -> Self {
         Self {
             wal,
             shared,
             fault,
+            meters,
             items: Vec::new(),
             outcome: GroupOutcome::default(),
         }
@@ -51,10 +55,10 @@ impl Writer {
         for item in self.items.drain(..) {
             self.outcome.write(&mut self.wal, item, &mut stop)?;
             if self.wal.buffered_bytes() > WAL_GROUP_BYTES_MAX {
-                self.outcome.finish(&mut self.wal, &self.shared)?;
+                self.outcome.finish(&mut self.wal, &self.shared, &self.meters)?;
             }
         }
-        self.outcome.finish(&mut self.wal, &self.shared)?;
+        self.outcome.finish(&mut self.wal, &self.shared, &self.meters)?;
         Ok(stop)
     }
 
@@ -145,8 +149,12 @@ impl GroupOutcome {
         Ok(())
     }
 
-    fn finish(&mut self, wal: &mut Wal, shared: &Shared) -> Result<(), Fault> {
+    fn finish(&mut self, wal: &mut Wal, shared: &Shared, meters: &Meters) -> Result<(), Fault> {
+        let began = self.needs_sync.then(Instant::now);
         wal.flush(self.needs_sync)?;
+        if let Some(began) = began {
+            meters.wal_fsync.observe(began.elapsed());
+        }
         self.needs_sync = false;
         if let Some(index) = self.flushed.take() {
             let mut table = shared.table.lock();

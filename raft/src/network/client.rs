@@ -19,11 +19,14 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
+use tokio::time::Instant;
+
 use super::acknowledged::Acknowledged;
 use super::frame::{Kind, Purpose};
 use super::link::{Identity, Link};
 use crate::codec::{invalid, log_id_message, log_id_of, payload_bytes, vote_message, vote_of};
 use crate::images::Images;
+use crate::meters::UnderWay;
 use crate::state_machine::SnapshotData;
 use crate::type_config::{PeerNode, TypeConfig, Vote};
 
@@ -344,7 +347,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
-            sent = self.send_image(&vote) => {
+            sent = self.send_counted(&vote) => {
                 let vote = sent.map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
                 Ok(SnapshotResponse::new(vote))
             }
@@ -384,6 +387,18 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
 }
 
 impl PeerClient {
+    async fn send_counted(&mut self, vote: &Vote) -> io::Result<Vote> {
+        let peer = self.network.identity.meters.peer(self.target);
+        let _on_the_way = UnderWay::new(&peer.snapshots_on_the_way);
+        let began = Instant::now();
+        let sent = self.send_image(vote).await;
+        match &sent {
+            Ok(_) => peer.snapshots_sent.observe(began.elapsed()),
+            Err(_) => peer.snapshot_failures.add(1),
+        }
+        sent
+    }
+
     /// Streams the image of the present durable checkpoint, which is at or after the one openraft named.
     async fn send_image(&mut self, vote: &Vote) -> io::Result<Vote> {
         let mut link = match self.link.take() {

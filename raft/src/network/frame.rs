@@ -4,6 +4,7 @@
 //! check, or is longer than any member sends, ends the connection.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::transport::{Reader, Writer};
 use crate::codec::invalid;
+use crate::meters::PeerMeters;
 
 /// Version of this protocol; both ends must speak the same.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -136,6 +138,8 @@ impl Frame {
 pub(crate) struct FrameReader {
     reader: Reader,
     buffer: BytesMut,
+    /// Whom it reads from, once that is known.
+    peer: Option<Arc<PeerMeters>>,
 }
 
 impl FrameReader {
@@ -143,7 +147,13 @@ impl FrameReader {
         Self {
             reader,
             buffer: BytesMut::with_capacity(READ_AHEAD_BYTES),
+            peer: None,
         }
+    }
+
+    /// What comes from now on comes from `peer`.
+    pub(crate) fn count_for(&mut self, peer: Arc<PeerMeters>) {
+        self.peer = Some(peer);
     }
 
     /// The next frame; none at the end of the connection.
@@ -155,7 +165,11 @@ impl FrameReader {
             if self.buffer.capacity() - self.buffer.len() < READ_ROOM_BYTES_MIN {
                 self.buffer.reserve(READ_AHEAD_BYTES);
             }
-            if self.reader.read_buf(&mut self.buffer).await? == 0 {
+            let read = self.reader.read_buf(&mut self.buffer).await?;
+            if let Some(peer) = &self.peer {
+                peer.received_bytes.add(read as u64);
+            }
+            if read == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
@@ -200,6 +214,8 @@ fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
 pub(crate) struct FrameWriter {
     writer: Writer,
     buffer: BytesMut,
+    /// Whom it writes to, once that is known.
+    peer: Option<Arc<PeerMeters>>,
 }
 
 impl FrameWriter {
@@ -207,7 +223,13 @@ impl FrameWriter {
         Self {
             writer,
             buffer: BytesMut::new(),
+            peer: None,
         }
+    }
+
+    /// What is written from now on goes to `peer`.
+    pub(crate) fn count_for(&mut self, peer: Arc<PeerMeters>) {
+        self.peer = Some(peer);
     }
 
     /// Adds a message.
@@ -244,6 +266,9 @@ impl FrameWriter {
     /// Writes what was added.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         self.writer.write_all(&self.buffer).await?;
+        if let Some(peer) = &self.peer {
+            peer.sent_bytes.add(self.buffer.len() as u64);
+        }
         self.buffer.clear();
         if self.buffer.capacity() > KEEP_BYTES_MAX {
             self.buffer = BytesMut::new();

@@ -10,12 +10,14 @@ use prost::Message;
 use super::frame::{FrameReader, FrameWriter, Kind, PROTOCOL_VERSION, Purpose};
 use super::transport::Transport;
 use crate::codec::invalid;
+use crate::meters::{Meters, OpenLink};
 
 /// Who this member is to its peers, and how it reaches them.
 pub(crate) struct Identity {
     pub(crate) cluster_id: u64,
     pub(crate) id: u64,
     pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) meters: Arc<Meters>,
     /// Bound on making a connection. Short: on a dead link the system asks again after 1, 3, 7 seconds, so it is the
     /// next attempt, not this one, that finds the link alive again.
     pub(crate) dial_timeout: Duration,
@@ -29,6 +31,7 @@ pub(crate) struct Identity {
 pub(crate) struct Link {
     pub(crate) reader: FrameReader,
     pub(crate) writer: FrameWriter,
+    _open: OpenLink,
 }
 
 impl Link {
@@ -57,6 +60,11 @@ impl Link {
                 }
             }
         }
+        let peer = identity.meters.peer(target);
+        peer.send_failures.add(1);
+        if purpose == Purpose::Heartbeat {
+            peer.heartbeat_failures.add(1);
+        }
         Err(last)
     }
 
@@ -64,10 +72,11 @@ impl Link {
         let (reader, writer) = tokio::time::timeout(identity.dial_timeout, identity.transport.connect(url))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("{url} cannot be reached")))??;
-        let mut link = Self {
-            reader: FrameReader::new(reader),
-            writer: FrameWriter::new(writer),
-        };
+        let peer = identity.meters.peer(target);
+        let mut reader = FrameReader::new(reader);
+        let mut writer = FrameWriter::new(writer);
+        reader.count_for(peer.clone());
+        writer.count_for(peer.clone());
         let hello = peer::Hello {
             cluster_id: identity.cluster_id,
             from: identity.id,
@@ -76,9 +85,9 @@ impl Link {
             purpose: purpose as u32,
             refusal: String::new(),
         };
-        link.writer.put(Kind::Hello, &hello);
-        link.writer.flush().await?;
-        let answer: peer::Hello = link.reader.require().await?.expect(Kind::Hello)?;
+        writer.put(Kind::Hello, &hello);
+        writer.flush().await?;
+        let answer: peer::Hello = reader.require().await?.expect(Kind::Hello)?;
         if !answer.refusal.is_empty() {
             return Err(invalid(format!("{url} refused: {}", answer.refusal)));
         }
@@ -88,7 +97,11 @@ impl Link {
                 answer.from
             )));
         }
-        Ok(link)
+        Ok(Self {
+            reader,
+            writer,
+            _open: OpenLink::new(peer),
+        })
     }
 
     /// Sends one message and waits for the reply.

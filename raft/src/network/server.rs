@@ -18,6 +18,7 @@ use openraft::raft::{
 };
 use openraft::storage::Snapshot;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::frame::{Frame, FrameReader, FrameWriter, Kind, PROTOCOL_VERSION, Purpose};
 use super::link::Identity;
@@ -26,6 +27,7 @@ use crate::agreement::StateHashes;
 use crate::campaign::LeaderSigns;
 use crate::codec::{decode_membership, entry_of, invalid, log_id_message, log_id_of, vote_message, vote_of};
 use crate::executor::{Executor, Tasks};
+use crate::meters::{PeerMeters, UnderWay};
 use crate::node::{LeaderServiceSlot, Raft};
 use crate::propose::Sequencer;
 use crate::read_index::LeaderReads;
@@ -98,13 +100,16 @@ impl PeerService {
             tracing::warn!(from = format!("{:x}", hello.from), refusal, "refused a peer");
             return Ok(());
         }
+        let peer = self.identity.meters.peer(hello.from);
+        reader.count_for(peer.clone());
+        writer.count_for(peer.clone());
         match Purpose::of(hello.purpose) {
             Some(Purpose::Append | Purpose::Heartbeat) => {
                 let ended = self.serve_raft(reader, writer).await;
                 self.signs.connection_lost(hello.from);
                 ended
             }
-            Some(Purpose::Snapshot) => self.serve_snapshots(reader, writer).await,
+            Some(Purpose::Snapshot) => self.serve_snapshots(reader, writer, &peer).await,
             Some(Purpose::Forward) => self.serve_forward(reader, writer).await,
             Some(Purpose::Agreement) => self.serve_agreement(reader, writer).await,
             None => Err(invalid(format!(
@@ -212,15 +217,26 @@ impl PeerService {
         Ok(())
     }
 
-    async fn serve_snapshots(&self, mut reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
+    async fn serve_snapshots(
+        &self,
+        mut reader: FrameReader,
+        mut writer: FrameWriter,
+        peer: &PeerMeters,
+    ) -> io::Result<()> {
         while let Some(frame) = reader.next().await? {
+            let _arriving = UnderWay::new(&peer.snapshots_arriving);
+            let began = Instant::now();
             let begin: peer::SnapshotBegin = frame.expect(Kind::SnapshotBegin)?;
             let reply = match self.receive_image(&begin, &mut reader).await {
-                Ok(vote) => peer::SnapshotReply {
-                    vote: Some(vote),
-                    error: String::new(),
-                },
+                Ok(vote) => {
+                    peer.snapshots_received.observe(began.elapsed());
+                    peer::SnapshotReply {
+                        vote: Some(vote),
+                        error: String::new(),
+                    }
+                }
                 Err(error) => {
+                    peer.snapshot_receive_failures.add(1);
                     tracing::warn!(%error, "snapshot from the leader was not installed");
                     peer::SnapshotReply {
                         vote: None,

@@ -84,6 +84,7 @@ pub(super) fn config(
             .max(WATCH_PROGRESS_INTERVAL_MIN),
         warning_apply_duration: values.duration("warning-apply-duration").length(),
         warning_unary_request_duration: values.duration("warning-unary-request-duration").length(),
+        extensive_metrics: values.text("metrics") == "extensive",
         unsafe_no_fsync: values.bool("unsafe-no-fsync"),
         log,
         feature_gates,

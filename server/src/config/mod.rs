@@ -58,6 +58,8 @@ pub struct Config {
     pub warning_apply_duration: Duration,
     /// `--warning-unary-request-duration`.
     pub warning_unary_request_duration: Duration,
+    /// `--metrics=extensive`: how long calls take, too.
+    pub extensive_metrics: bool,
     /// `--unsafe-no-fsync`.
     pub unsafe_no_fsync: bool,
     /// Where and how to log.

@@ -8,6 +8,7 @@ use kelson_storage::store::StoreReader;
 
 use super::metrics::Text;
 use crate::status::ClientError;
+use crate::watch::WatchHub;
 
 /// A member, as far as its health is concerned. Texts of errors are what etcd's client errors print as.
 pub trait Member: Send + Sync + 'static {
@@ -58,6 +59,8 @@ impl Member for Starting {
 pub struct Running {
     /// The Raft participant.
     pub node: Node,
+    /// Its watch hub.
+    pub watch_hub: WatchHub,
     /// What its metrics say about its configuration.
     pub facts: super::metrics::Facts,
 }
@@ -98,7 +101,7 @@ impl Member for Running {
     }
 
     fn metrics(&self, text: &mut Text) {
-        super::metrics::member(text, &self.node.status(), self.node.reader(), &self.facts);
+        super::metrics::member(text, &self.node, self.watch_hub.counts(), &self.facts);
     }
 }
 

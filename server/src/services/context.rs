@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::GRPC_OVERHEAD_BYTES;
+use super::grpc::meter::GrpcMeters;
 use crate::lease::LeaseKeeper;
 use crate::status::ClientError;
 use crate::watch::WatchHub;
@@ -54,6 +55,8 @@ pub struct ServiceContext {
     pub leases: LeaseKeeper,
     /// What clients may ask for.
     pub limits: Limits,
+    /// Counts calls.
+    pub grpc: Arc<GrpcMeters>,
     /// Work that outlives its call, such as giving up the place of a client that has gone away while waiting for a
     /// lock. The owner closes it and waits for it when the server stops.
     pub tasks: TaskTracker,
@@ -78,6 +81,7 @@ impl ServiceContext {
             watch_hub,
             leases,
             limits,
+            grpc: Arc::default(),
             tasks: TaskTracker::new(),
             faults,
             lease_ids: Mutex::new(StdRng::seed_from_u64(seed)),

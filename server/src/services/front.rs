@@ -73,8 +73,10 @@ where
     if !is_grpc(&parts.headers) {
         return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
+    let meter = context.grpc.begin(parts.uri.path(), &parts.headers);
+    let tally = meter.as_ref().map(|meter| meter.tally().clone());
     let call = Call {
-        messages: Messages::new(body, context.receive_limit_bytes()),
+        messages: Messages::new(body, context.receive_limit_bytes(), tally),
         context,
         headers: parts.headers,
     };
@@ -92,7 +94,15 @@ where
             "request stats"
         );
     }
-    answer.unwrap_or_else(|error| failure(&error))
+    match answer {
+        Ok(response) => response.map(|body| body.metered(meter)),
+        Err(error) => {
+            if let Some(meter) = meter {
+                meter.end(Some(error.code()));
+            }
+            failure(&error)
+        }
+    }
 }
 
 /// Unary: reads the request, asks at the gate, calls the handler, encodes the reply.

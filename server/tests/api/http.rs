@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 use crate::harness::{Cluster, in_time};
 
 /// Status code, head and body of one HTTP/1.1 exchange.
-async fn exchange(cluster: &Cluster, method: &str, path: &str) -> (u16, String, String) {
-    let endpoint = cluster.endpoint(0);
+pub async fn exchange(cluster: &Cluster, member: usize, method: &str, path: &str) -> (u16, String, String) {
+    let endpoint = cluster.endpoint(member);
     let mut stream = TcpStream::connect(endpoint).await.expect("the port is open");
     let request = format!("{method} {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n");
     stream
@@ -31,7 +31,7 @@ async fn exchange(cluster: &Cluster, method: &str, path: &str) -> (u16, String, 
 #[tokio::test]
 async fn version_names_server_cluster_and_storage() {
     let cluster = Cluster::single().await;
-    let (code, head, body) = exchange(&cluster, "GET", "/version").await;
+    let (code, head, body) = exchange(&cluster, 0, "GET", "/version").await;
     assert_eq!(code, 200);
     assert!(head.contains("content-type: application/json"), "{head}");
     for field in ["\"etcdserver\":\"3.", "\"etcdcluster\":\"", "\"storage\":\""] {
@@ -43,7 +43,7 @@ async fn version_names_server_cluster_and_storage() {
 async fn health_is_true_in_words() {
     let cluster = Cluster::single().await;
     for path in ["/health", "/health?serializable=true"] {
-        let (code, _, body) = exchange(&cluster, "GET", path).await;
+        let (code, _, body) = exchange(&cluster, 0, "GET", path).await;
         assert_eq!(
             (code, body.trim()),
             (200, "{\"health\":\"true\",\"reason\":\"\"}"),
@@ -61,10 +61,10 @@ async fn probes_answer_ok() {
         "/livez/serializable_read",
         "/readyz/linearizable_read",
     ] {
-        let (code, _, body) = exchange(&cluster, "GET", path).await;
+        let (code, _, body) = exchange(&cluster, 0, "GET", path).await;
         assert_eq!((code, body.trim()), (200, "ok"), "{path}");
     }
-    let (code, _, _) = exchange(&cluster, "GET", "/readyz/nonsense").await;
+    let (code, _, _) = exchange(&cluster, 0, "GET", "/readyz/nonsense").await;
     assert_eq!(code, 404);
 }
 
@@ -72,7 +72,7 @@ async fn probes_answer_ok() {
 async fn other_methods_are_not_allowed() {
     let cluster = Cluster::single().await;
     for path in ["/health", "/version"] {
-        let (code, head, _) = exchange(&cluster, "POST", path).await;
+        let (code, head, _) = exchange(&cluster, 0, "POST", path).await;
         assert_eq!(code, 405, "{path}");
         assert!(head.contains("allow: get"), "{head}");
     }
@@ -81,7 +81,7 @@ async fn other_methods_are_not_allowed() {
 #[tokio::test]
 async fn metrics_are_in_the_text_format_and_tell_of_the_leader() {
     let cluster = Cluster::single().await;
-    let (code, head, body) = exchange(&cluster, "GET", "/metrics").await;
+    let (code, head, body) = exchange(&cluster, 0, "GET", "/metrics").await;
     assert_eq!(code, 200);
     assert!(head.contains("content-type: text/plain"), "{head}");
     assert!(body.contains("\netcd_server_has_leader 1\n"));
@@ -105,7 +105,7 @@ async fn garbage_does_not_harm_the_others() {
         drop(stream);
         assert!(client.get("k").await.is_some());
     }
-    let (code, _, _) = exchange(&cluster, "POST", "/etcdserverpb.KV/Range").await;
+    let (code, _, _) = exchange(&cluster, 0, "POST", "/etcdserverpb.KV/Range").await;
     assert!((400..500).contains(&code), "{code}");
 }
 

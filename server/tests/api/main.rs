@@ -21,6 +21,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod members;
+mod metrics;
 mod range;
 mod range_stream;
 mod txn;

@@ -506,8 +506,8 @@ pub const TABLE: &[(&str, &[Flag])] = &[
                 "metrics",
                 OneOf(&["basic", "extensive"]),
                 "basic",
-                WithoutEffect("there is one set of metrics"),
-                "",
+                Served,
+                "'basic', or 'extensive' to measure how long calls take, too.",
             ),
             flag(
                 "logger",

@@ -13,6 +13,7 @@ use hyper::body::Body;
 use prost::Message;
 
 use super::PREFIX_BYTES;
+use super::meter::Tally;
 use crate::status::{ClientError, Code};
 
 /// Cuts a request body into messages, still encoded.
@@ -24,16 +25,19 @@ pub struct Messages<B> {
     partial: BytesMut,
     /// Largest message, in bytes.
     limit: usize,
+    /// Counts what comes in.
+    tally: Option<Tally>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     /// The messages of `body`, none larger than `limit` bytes.
-    pub fn new(body: B, limit: usize) -> Self {
+    pub fn new(body: B, limit: usize, tally: Option<Tally>) -> Self {
         Self {
             body,
             chunk: Bytes::new(),
             partial: BytesMut::new(),
             limit,
+            tally,
         }
     }
 
@@ -81,7 +85,12 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ClientError>>> {
         loop {
             match self.cut() {
-                Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
+                Ok(Some(message)) => {
+                    if let Some(tally) = &self.tally {
+                        tally.received(message.len());
+                    }
+                    return Poll::Ready(Some(Ok(message)));
+                }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
@@ -224,7 +233,7 @@ mod tests {
 
     async fn messages_of(wire: &[u8], frame_bytes: usize, limit: usize) -> Vec<Result<Bytes, ClientError>> {
         let frames = wire.chunks(frame_bytes).map(Bytes::copy_from_slice).collect();
-        let mut messages = Messages::new(Frames(frames), limit);
+        let mut messages = Messages::new(Frames(frames), limit, None);
         let mut read = Vec::new();
         while let Some(message) = messages.next().await {
             let failed = message.is_err();

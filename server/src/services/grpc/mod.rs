@@ -4,6 +4,7 @@
 //! ([`outbound`]). Compression is not offered.
 
 pub mod inbound;
+pub mod meter;
 pub mod outbound;
 
 /// Bytes before each message: one flag, four of length.

@@ -12,6 +12,7 @@ use hyper::body::{Body, Frame};
 use prost::Message;
 
 use super::PREFIX_BYTES;
+use super::meter::CallMeter;
 use crate::status::{ClientError, Code};
 
 /// Replies of a stream that are ready at the same moment share frames of about this many bytes.
@@ -36,13 +37,27 @@ impl ReplyBody {
     pub fn empty() -> Self {
         Self(State::End)
     }
+
+    /// Has `meter` count what goes out, and the end of the call.
+    pub fn metered(self, meter: Option<CallMeter>) -> Self {
+        let Some(meter) = meter else { return self };
+        Self(match self.0 {
+            State::Stream(source, _) => State::Stream(source, Some(Box::new(meter))),
+            State::Single(message) => {
+                meter.tally().sent(1, message.len());
+                meter.end(None);
+                State::Single(message)
+            }
+            state => state,
+        })
+    }
 }
 
 enum State {
     /// One message, then the status.
     Single(Bytes),
     /// Messages as they come, then the status.
-    Stream(Box<dyn FrameSource>),
+    Stream(Box<dyn FrameSource>, Option<Box<CallMeter>>),
     /// The status alone.
     Trailers(HeaderMap),
     End,
@@ -50,12 +65,12 @@ enum State {
 
 /// A stream of messages, encoded on demand.
 trait FrameSource: Send {
-    /// Appends ready messages to `frame`. `Ready(None)`: the stream has ended well.
+    /// Appends ready messages to `frame` and says how many. `Ready(None)`: the stream has ended well.
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         frame: &mut BytesMut,
-    ) -> Poll<Option<Result<(), ClientError>>>;
+    ) -> Poll<Option<Result<usize, ClientError>>>;
 }
 
 /// The reply of a unary call: one encoded message from [`encode`].
@@ -68,10 +83,11 @@ pub fn stream_reply<M>(messages: BoxStream<'static, Result<M, ClientError>>) -> 
 where
     M: Message + 'static,
 {
-    response(State::Stream(Box::new(Encoded {
+    let source = Encoded {
         messages: Some(messages),
         failed: None,
-    })))
+    };
+    response(State::Stream(Box::new(source), None))
 }
 
 /// A refusal: status in the headers, no body.
@@ -140,17 +156,17 @@ impl<M: Message> FrameSource for Encoded<M> {
         &mut self,
         cx: &mut Context<'_>,
         frame: &mut BytesMut,
-    ) -> Poll<Option<Result<(), ClientError>>> {
+    ) -> Poll<Option<Result<usize, ClientError>>> {
+        let mut count = 0;
         while frame.len() < STREAM_FRAME_BYTES {
             let Some(messages) = &mut self.messages else {
                 break;
             };
             match messages.as_mut().poll_next(cx) {
-                Poll::Ready(Some(Ok(message))) => {
-                    if let Err(error) = append(&message, message.encoded_len(), frame) {
-                        self.end(Some(error));
-                    }
-                }
+                Poll::Ready(Some(Ok(message))) => match append(&message, message.encoded_len(), frame) {
+                    Ok(()) => count += 1,
+                    Err(error) => self.end(Some(error)),
+                },
                 Poll::Ready(Some(Err(error))) => self.end(Some(error)),
                 Poll::Ready(None) => self.end(None),
                 Poll::Pending if frame.is_empty() => return Poll::Pending,
@@ -158,7 +174,7 @@ impl<M: Message> FrameSource for Encoded<M> {
             }
         }
         if !frame.is_empty() {
-            return Poll::Ready(Some(Ok(())));
+            return Poll::Ready(Some(Ok(count)));
         }
         Poll::Ready(self.failed.take().map(Err))
     }
@@ -176,16 +192,31 @@ impl Body for ReplyBody {
             State::Single(message) => (Frame::data(message), State::Trailers(ok_trailers())),
             State::Trailers(trailers) => (Frame::trailers(trailers), State::End),
             State::End => return Poll::Ready(None),
-            State::Stream(mut source) => {
+            State::Stream(mut source, meter) => {
                 let mut frame = BytesMut::new();
                 match source.poll_fill(cx, &mut frame) {
                     Poll::Pending => {
-                        self.0 = State::Stream(source);
+                        self.0 = State::Stream(source, meter);
                         return Poll::Pending;
                     }
-                    Poll::Ready(Some(Ok(()))) => (Frame::data(frame.freeze()), State::Stream(source)),
-                    Poll::Ready(None) => (Frame::trailers(ok_trailers()), State::End),
-                    Poll::Ready(Some(Err(error))) => (Frame::trailers(error_trailers(&error)), State::End),
+                    Poll::Ready(Some(Ok(count))) => {
+                        if let Some(meter) = &meter {
+                            meter.tally().sent(count, frame.len());
+                        }
+                        (Frame::data(frame.freeze()), State::Stream(source, meter))
+                    }
+                    Poll::Ready(None) => {
+                        if let Some(meter) = meter {
+                            meter.end(None);
+                        }
+                        (Frame::trailers(ok_trailers()), State::End)
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        if let Some(meter) = meter {
+                            meter.end(Some(error.code()));
+                        }
+                        (Frame::trailers(error_trailers(&error)), State::End)
+                    }
                 }
             }
         };

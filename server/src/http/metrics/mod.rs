@@ -1,14 +1,22 @@
 //! `/metrics` in Prometheus' text format: what this member can say truthfully, under etcd's names and types.
 
+mod grpc;
+mod node;
+
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 
-use kelson_raft::node::NodeStatus;
+use bytes::Bytes;
+use kelson_raft::meters::Histogram;
+use kelson_raft::node::{Node, NodeStatus};
+use kelson_storage::command::Range;
 use kelson_storage::store::StoreReader;
 
 use crate::config::feature_gates::{FeatureGates, Stage};
+use crate::services::grpc::meter::GrpcMeters;
 use crate::tls::{Endpoint, Rejections};
 use crate::version::SERVER_VERSION;
+use crate::watch::WatchCounts;
 
 /// What the configuration contributes.
 pub struct Facts {
@@ -18,6 +26,10 @@ pub struct Facts {
     pub feature_gates: FeatureGates,
     /// Handshakes that failed.
     pub rejections: Arc<Rejections>,
+    /// Calls.
+    pub grpc: Arc<GrpcMeters>,
+    /// `--metrics=extensive`.
+    pub extensive: bool,
 }
 
 /// Metrics being written, family by family.
@@ -63,6 +75,27 @@ impl Text {
         self.sample(name, &[(label, content)], 1);
     }
 
+    /// A histogram without labels.
+    pub fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+        self.family(name, "histogram", help);
+        self.histogram_samples(name, &[], histogram);
+    }
+
+    /// One histogram of the open family.
+    pub fn histogram_samples(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+        let (buckets, all) = histogram.cumulative();
+        let mut bucket = |bound: &str, count: u64| {
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound)]).collect();
+            self.sample(&format!("{name}_bucket"), &labels, count);
+        };
+        for (bound, count) in buckets {
+            bucket(&bound.as_secs_f64().to_string(), count);
+        }
+        bucket("+Inf", all);
+        self.sample(&format!("{name}_sum"), labels, histogram.sum().as_secs_f64());
+        self.sample(&format!("{name}_count"), labels, all);
+    }
+
     /// What was written.
     pub fn finish(self) -> String {
         self.text
@@ -70,8 +103,16 @@ impl Text {
 }
 
 /// Writes what a running member knows.
-pub(super) fn member(text: &mut Text, status: &NodeStatus, reader: &StoreReader, facts: &Facts) {
+pub(super) fn member(text: &mut Text, node: &Node, watching: WatchCounts, facts: &Facts) {
+    let (status, reader) = (&node.status(), node.reader());
     raft(text, status);
+    node::write(text, node);
+    grpc::write(text, &facts.grpc, facts.extensive);
+    store(text, status, reader, facts);
+    self::watching(text, watching);
+}
+
+fn store(text: &mut Text, status: &NodeStatus, reader: &StoreReader, facts: &Facts) {
     let size = reader.size();
     text.gauge(
         "etcd_mvcc_db_total_size_in_bytes",
@@ -88,6 +129,7 @@ pub(super) fn member(text: &mut Text, status: &NodeStatus, reader: &StoreReader,
         "Current revision of the store.",
         reader.revision(),
     );
+    text.gauge("etcd_debugging_mvcc_keys_total", "Living keys.", keys(reader));
     text.gauge(
         "etcd_debugging_mvcc_compact_revision",
         "Revision of the last compaction.",
@@ -139,6 +181,40 @@ pub(super) fn member(text: &mut Text, status: &NodeStatus, reader: &StoreReader,
         let labels = [("name", gate.name), ("stage", stage)];
         text.sample("etcd_server_feature_enabled", &labels, u8::from(value));
     }
+}
+
+/// Number of living keys; read from the index's counts.
+fn keys(reader: &StoreReader) -> u64 {
+    let all = Range {
+        key: Bytes::from_static(&[0]),
+        range_end: Bytes::from_static(&[0]),
+        count_only: true,
+        ..Range::default()
+    };
+    reader.view().range(&all).map_or(0, |result| result.count)
+}
+
+fn watching(text: &mut Text, counts: WatchCounts) {
+    for (name, help, value) in [
+        (
+            "etcd_debugging_mvcc_watch_stream_total",
+            "Open watch streams.",
+            counts.streams,
+        ),
+        ("etcd_debugging_mvcc_watcher_total", "Watchers.", counts.watchers),
+        (
+            "etcd_debugging_mvcc_slow_watcher_total",
+            "Watchers that read history.",
+            counts.slow_watchers,
+        ),
+    ] {
+        text.gauge(name, help, value);
+    }
+    text.counter(
+        "etcd_debugging_mvcc_events_total",
+        "Events sent to watchers.",
+        counts.events,
+    );
 }
 
 fn raft(text: &mut Text, status: &NodeStatus) {
