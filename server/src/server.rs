@@ -4,6 +4,7 @@
 //! metrics listener serves from the first moment; client listeners accept connections at once and serve them once the
 //! member is in the cluster's list. Order of an end: client calls, node, log.
 
+mod auto_compaction;
 mod listeners;
 mod tasks;
 
@@ -237,6 +238,11 @@ impl Server {
                 }
                 self.accepting.spawn(site.clone().serve(listener));
             }
+        }
+        if let Some(settings) = self.config.cluster.auto_compaction {
+            let compacting = auto_compaction::run(self.node.clone(), settings);
+            self.service_tasks
+                .spawn(self.stop.drain.clone().run_until_cancelled_owned(compacting));
         }
         let agreement = tasks::agree_on_version(self.node.clone());
         self.service_tasks

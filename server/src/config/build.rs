@@ -4,12 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::go_value::parse_duration;
 use super::note::Note;
 use super::security::Security;
 use super::urls::Url;
 use super::values::Values;
 use super::{
-    ClusterSettings, Config, Keepalive, Limits, Listen, LogFormat, LogLevel, LogOutput, LogSettings,
+    AutoCompaction, ClusterSettings, Config, Keepalive, Limits, Listen, LogFormat, LogLevel, LogOutput,
+    LogSettings,
 };
 
 /// Longest election timeout, in milliseconds. Source: etcd `maxElectionMs`.
@@ -225,10 +227,10 @@ fn cluster(values: &Values, name: &str, advertise_peer_urls: Vec<Url>) -> Result
     let heartbeat_ms = values.uint("heartbeat-interval");
     let election_ms = values.uint("election-timeout");
     check_intervals(heartbeat_ms, election_ms)?;
-    match values.text("auto-compaction-mode").as_str() {
-        "periodic" | "revision" => {}
-        mode => return Err(format!("unknown auto-compaction-mode {mode:?}")),
-    }
+    let auto_compaction = auto_compaction(
+        &values.text("auto-compaction-mode"),
+        &values.text("auto-compaction-retention"),
+    )?;
     let given = values.text("initial-cluster");
     let initial_cluster = if given.is_empty() {
         let own: Vec<String> = advertise_peer_urls
@@ -247,11 +249,36 @@ fn cluster(values: &Values, name: &str, advertise_peer_urls: Vec<Url>) -> Result
         heartbeat: Duration::from_millis(heartbeat_ms),
         election_timeout: Duration::from_millis(election_ms),
         pre_vote: values.bool("pre-vote"),
+        auto_compaction,
         quota_backend_bytes: match values.int("quota-backend-bytes") {
             0 => Some(QUOTA_BYTES_DEFAULT),
             bytes => u64::try_from(bytes).ok(),
         },
     })
+}
+
+/// A bare number counts hours or revisions; anything else is a duration, which for revisions counts nanoseconds, as
+/// in etcd.
+fn auto_compaction(mode: &str, retention: &str) -> Result<Option<AutoCompaction>, String> {
+    let retention = if retention.is_empty() { "0" } else { retention };
+    let number = retention.parse::<u64>().ok();
+    let retention = match number {
+        Some(number) => number,
+        None => {
+            let duration = parse_duration(retention)
+                .map_err(|cause| format!("error parsing CompactionRetention: {cause}"))?;
+            u64::try_from(duration.0).unwrap_or(0)
+        }
+    };
+    let settings = match (mode, number) {
+        ("periodic", Some(hours)) => {
+            AutoCompaction::Periodic(Duration::from_secs(hours.saturating_mul(3600)))
+        }
+        ("periodic", None) => AutoCompaction::Periodic(Duration::from_nanos(retention)),
+        ("revision", _) => AutoCompaction::Revisions(retention),
+        _ => return Err(format!("unknown auto-compaction-mode {mode:?}")),
+    };
+    Ok((retention > 0).then_some(settings))
 }
 
 fn check_intervals(heartbeat_ms: u64, election_ms: u64) -> Result<(), String> {

@@ -146,6 +146,7 @@ mod tests {
             heartbeat: Duration::from_millis(100),
             election_timeout: Duration::from_secs(1),
             pre_vote: true,
+            auto_compaction: None,
             quota_backend_bytes: None,
         }
     }

@@ -85,6 +85,8 @@ pub struct ClusterSettings {
     pub election_timeout: Duration,
     /// `--pre-vote`.
     pub pre_vote: bool,
+    /// `--auto-compaction-mode` and `--auto-compaction-retention`; none: off.
+    pub auto_compaction: Option<AutoCompaction>,
     /// `--quota-backend-bytes`; none: no quota.
     pub quota_backend_bytes: Option<u64>,
 }
@@ -102,6 +104,15 @@ pub struct Listen {
     pub metrics: Vec<Url>,
     /// `--socket-reuse-port`.
     pub reuse_port: bool,
+}
+
+/// What history is kept when nobody compacts by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// That of this time. Longer: more history for watchers that come back, more space.
+    Periodic(Duration),
+    /// So many revisions.
+    Revisions(u64),
 }
 
 /// Bounds on what clients may ask.

@@ -209,12 +209,48 @@ fn what_is_not_served_ends_the_start_and_is_named() {
     for line in [
         "--config-file x.yaml",
         "--force-new-cluster",
-        "--auto-compaction-retention 1h",
         "--discovery-srv example.com",
         "--feature-gates SetMemberLocalAddr=true",
         "gateway start",
     ] {
         assert!(refused(line).contains("not served"), "{line}");
+    }
+}
+
+#[test]
+fn retention_is_hours_a_duration_or_revisions() {
+    let hour = Duration::from_secs(3600);
+    for (line, settings) in [
+        ("", None),
+        ("--auto-compaction-retention 0", None),
+        ("--auto-compaction-retention 0s", None),
+        ("--auto-compaction-retention=", None),
+        (
+            "--auto-compaction-retention 2",
+            Some(AutoCompaction::Periodic(2 * hour)),
+        ),
+        (
+            "--auto-compaction-retention 30m",
+            Some(AutoCompaction::Periodic(hour / 2)),
+        ),
+        (
+            "--auto-compaction-mode revision --auto-compaction-retention 1000",
+            Some(AutoCompaction::Revisions(1000)),
+        ),
+    ] {
+        assert_eq!(loaded(line).config.cluster.auto_compaction, settings, "{line}");
+    }
+    for (line, message) in [
+        (
+            "--auto-compaction-retention x",
+            "error parsing CompactionRetention: ",
+        ),
+        (
+            "--auto-compaction-mode weekly",
+            "unknown auto-compaction-mode \"weekly\"",
+        ),
+    ] {
+        assert!(refused(line).starts_with(message), "{line}: {}", refused(line));
     }
 }
 

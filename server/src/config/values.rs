@@ -161,7 +161,7 @@ impl Values {
             let Some(value) = self.given.get(flag.name) else {
                 continue;
             };
-            if *value == flag.default_value() || is_off(flag, value) {
+            if *value == flag.default_value() {
                 continue;
             }
             match flag.standing {
@@ -257,15 +257,6 @@ impl Values {
         }
         gates
     }
-}
-
-/// Ways to say "off" that differ from the default in spelling alone.
-fn is_off(flag: &Flag, value: &Value) -> bool {
-    let Value::Text(text) = value else { return false };
-    flag.name == "auto-compaction-retention"
-        && (text.is_empty()
-            || go_value::parse_int(text) == Ok(0)
-            || go_value::parse_duration(text) == Ok(GoDuration(0)))
 }
 
 /// Only a wrong accessor in this module's callers leads here, and a test calls them all.

@@ -275,3 +275,30 @@ async fn calls_and_entries_that_take_longer_than_the_flags_allow_are_logged() {
     assert_eq!(slow["level"], "warn");
     assert!(messages(&lines).contains(&"apply request took too long"));
 }
+
+#[tokio::test]
+async fn history_is_compacted_without_being_asked() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let mut flags = ports.flags(scratch.path());
+    flags.push("--auto-compaction-retention=1s".to_owned());
+    let mut daemon = Daemon::start(&flags, &[]);
+    daemon.line("ready to serve client requests").await;
+    let channel = client(ports).await;
+    for value in ["1", "2", "3"] {
+        put(&channel, "k", value).await;
+    }
+    let old = RangeRequest {
+        key: "k".into(),
+        revision: 2,
+        ..RangeRequest::default()
+    };
+    daemon.line("completed auto periodic compaction").await;
+    while let Ok(reply) = KvClient::new(channel.clone()).range(old.clone()).await {
+        // The first sample may be from before the puts.
+        assert_eq!(reply.into_inner().count, 1);
+        daemon.line("completed auto periodic compaction").await;
+    }
+    assert_eq!(value(&channel, "k").await.as_deref(), Some("3"));
+    daemon.stop().await;
+}

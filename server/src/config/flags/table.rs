@@ -285,14 +285,14 @@ pub const TABLE: &[(&str, &[Flag])] = &[
                 Text,
                 "periodic",
                 Served,
-                "'periodic' or 'revision'; without effect until --auto-compaction-retention is served.",
+                "'periodic': keep the history of a time; 'revision': keep so many revisions.",
             ),
             flag(
                 "auto-compaction-retention",
                 Text,
                 "0",
-                NotServed,
-                "History kept by automatic compaction; 0: off.",
+                Served,
+                "History to keep: a duration (a bare number: hours), or a number of revisions; 0: off.",
             ),
             flag(
                 "max-learners",
