@@ -17,8 +17,11 @@ use tonic::{Response as Reply, Status};
 use super::recorder::Recorder;
 use crate::history::{Blob, Compact, DeleteRange, Outcome, Put, Range, Request, Response, Txn, convert};
 
-/// Longest that a client waits for an answer.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest that most clients wait for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Longest that patient ones do: servers give a request up before, and say so.
+const PATIENT_ANSWER_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Longest that it waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,6 +42,7 @@ pub struct Client {
     recorder: Arc<Recorder>,
     endpoints: Vec<SocketAddr>,
     channels: Vec<Option<Channel>>,
+    patience: Duration,
     /// The one member it talks to; none: all, in turn.
     pinned: Option<usize>,
     turn: usize,
@@ -62,9 +66,19 @@ impl Client {
             recorder,
             endpoints,
             channels,
+            patience: ANSWER_TIMEOUT,
             pinned,
             turn: usize::try_from(id).unwrap_or(0),
             values: 0,
+        }
+    }
+
+    /// The same, but waiting long enough to hear that its request was given up.
+    #[must_use]
+    pub fn patient(self) -> Client {
+        Client {
+            patience: PATIENT_ANSWER_TIMEOUT,
+            ..self
         }
     }
 
@@ -91,7 +105,7 @@ impl Client {
             return None;
         };
         let id = self.recorder.call(self.id, member, request.clone());
-        let outcome = match tokio::time::timeout(ANSWER_TIMEOUT, send(channel, &request)).await {
+        let outcome = match tokio::time::timeout(self.patience, send(channel, &request)).await {
             Ok(outcome) => outcome,
             Err(_) => Outcome::Unknown {
                 code: -1,

@@ -266,13 +266,14 @@ impl<'a> Episode<'a> {
         )
     }
 
-    /// Half of the clients know one member, the other half all.
+    /// Half of the clients know one member, the other half all; some of the former are patient.
     fn start_clients(&self) -> JoinSet<()> {
         let mut clients = JoinSet::new();
         for number in 0..self.plan.clients {
             let pinned = (number % 2 == 1).then_some(number / 2 % self.cluster.size());
             let kind = KINDS[number % KINDS.len()];
             let client = self.client(index(number), pinned);
+            let client = if number % 4 == 3 { client.patient() } else { client };
             clients.spawn(load::run(kind, client, Arc::clone(&self.shared)));
         }
         let compactor = self.client(index(self.plan.clients), None);

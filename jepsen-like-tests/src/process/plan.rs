@@ -362,7 +362,13 @@ fn step(family: &str, faults_ms: u64, members: usize, rng: &mut StdRng) -> Step 
                 Shape::ClientsOnly(leader_or_one),
             ];
             let shape = *shapes.choose(rng).expect("not empty");
-            (500..3_000, rng.random_range(1_000..8_000), Fault::Cut(shape))
+            // Now and then beyond the time after which servers give a request up.
+            let lasts = if rng.random_bool(0.2) {
+                rng.random_range(8_000..10_000)
+            } else {
+                rng.random_range(1_000..5_000)
+            };
+            (500..2_000, lasts, Fault::Cut(shape))
         }
         "isolate-leader" => (
             3_000..4_000,
