@@ -86,7 +86,7 @@ impl Campaign {
         std::fs::create_dir_all(&place)?;
         print!("{name}: {plan}");
         let episode = episode::run(&self.server, plan, &place, self.with_network);
-        let judgement = match self.runtime.block_on(episode) {
+        let mut judgement = match self.runtime.block_on(episode) {
             Ok(outcome) => self.judged(&outcome),
             Err(error) => Judgement {
                 reasons: vec![format!("the episode broke off: {error:#}")],
@@ -94,6 +94,13 @@ impl Campaign {
             },
         };
         self.runtime.block_on(async { tokio::time::sleep(REST).await });
+        judgement.reasons.retain(|reason| {
+            let known = self.server.is_known_to_fail(plan, reason);
+            if known {
+                println!("  known of {name}: {reason}");
+            }
+            !known
+        });
         self.seeds.push(plan.seed);
         self.coverage.add(&judgement.coverage);
         self.conclude(plan, &place, &judgement.reasons)?;

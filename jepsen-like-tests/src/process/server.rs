@@ -59,6 +59,15 @@ impl Server {
         self.is_kelson() || !plan.any(beyond)
     }
 
+    /// Whether it is known to fail for this reason under this plan, so that it says nothing about the instruments: an etcd
+    /// leader that was stopped answers keepalives when it goes on, and then has the same leases ended for being late
+    /// (seen with 3.7.1).
+    #[must_use]
+    pub fn is_known_to_fail(&self, plan: &Plan, reason: &str) -> bool {
+        let pauses = plan.any(|fault| matches!(fault, Fault::Pause(_)));
+        !self.is_kelson() && pauses && reason.starts_with("lease: FAIL")
+    }
+
     /// The flags that a plan asks for.
     #[must_use]
     pub fn flags(&self, plan: &Plan) -> Vec<String> {
@@ -101,6 +110,29 @@ mod tests {
         assert!(stands("etcd Version: 3.7.1, Git SHA: kelson-0.1.0", "damage"));
         assert!(!stands("etcd Version: 3.7.1", "damage"));
         assert!(stands("etcd Version: 3.7.1", "kill"));
+    }
+
+    #[test]
+    fn only_etcd_may_end_leases_early_and_only_after_a_pause() {
+        let fails = |version: &str, name, reason| {
+            let server = Server {
+                binary: PathBuf::new(),
+                version: version.to_owned(),
+            };
+            server.is_known_to_fail(&Plan::new(name, 1, 3).expect("the plan exists"), reason)
+        };
+        assert!(fails(
+            "etcd Version: 3.7.1",
+            "pause-leader",
+            "lease: FAIL\nlease 5 ended early"
+        ));
+        assert!(!fails(
+            "etcd Version: 3.7.1",
+            "kill",
+            "lease: FAIL\nlease 5 ended early"
+        ));
+        assert!(!fails("etcd Version: 3.7.1", "pause-leader", "order: FAIL"));
+        assert!(!fails("Git SHA: kelson-0.1.0", "pause-leader", "lease: FAIL"));
     }
 
     #[test]
