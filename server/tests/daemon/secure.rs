@@ -23,7 +23,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::process::{Daemon, PATIENCE, Ports, get};
 
 /// A certificate authority and the directory where it puts what it issues.
-struct Authority {
+pub struct Authority {
     directory: PathBuf,
     issuer: Issuer<'static, KeyPair>,
     certificate: PathBuf,
@@ -31,13 +31,13 @@ struct Authority {
 
 /// A certificate and its key on disk.
 #[derive(Clone)]
-struct Pair {
-    certificate: PathBuf,
-    key: PathBuf,
+pub struct Pair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 impl Authority {
-    fn new(directory: &Path, name: &str) -> Self {
+    pub fn new(directory: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("well made");
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,7 +52,7 @@ impl Authority {
         }
     }
 
-    fn issue(&self, name: &str) -> Pair {
+    pub fn issue(&self, name: &str) -> Pair {
         self.issue_with(name, |_| {})
     }
 
@@ -123,7 +123,7 @@ fn client_tls(flags: &mut [String], server: &Pair, authority: &Authority) -> Vec
     ]
 }
 
-fn connector(authority: &Authority, pair: Option<&Pair>) -> TlsConnector {
+pub fn connector(authority: &Authority, pair: Option<&Pair>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(&authority.certificate).expect("well made"))
@@ -153,7 +153,7 @@ async fn shake_hands(port: u16, connector: &TlsConnector) -> io::Result<TlsStrea
         .await
 }
 
-async fn channel(port: u16, connector: TlsConnector) -> Result<Channel, tonic::transport::Error> {
+pub async fn channel(port: u16, connector: TlsConnector) -> Result<Channel, tonic::transport::Error> {
     let connect = tower::service_fn(move |_: Uri| {
         let connector = connector.clone();
         async move { shake_hands(port, &connector).await.map(TokioIo::new) }
@@ -164,7 +164,7 @@ async fn channel(port: u16, connector: TlsConnector) -> Result<Channel, tonic::t
         .await
 }
 
-async fn put(channel: &Channel, key: String) -> Result<(), tonic::Status> {
+pub async fn put(channel: &Channel, key: String) -> Result<(), tonic::Status> {
     let request = PutRequest {
         key: key.into_bytes().into(),
         value: "v".into(),
