@@ -46,8 +46,9 @@ pub fn start(settings: &LogSettings) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a panic a log line before the process dies of it.
-pub fn log_panics() {
+/// Makes a panic a log line, and the death of the process. Release builds abort anyway; without this, others would live
+/// on without the thread that panicked, and a member without its log thread accepts connections and answers nobody.
+pub fn die_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
         let text = payload.downcast_ref::<String>().map(String::as_str);
@@ -56,6 +57,7 @@ pub fn log_panics() {
             .unwrap_or_default();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(target: FATAL, place, panic = message, "this process must stop: a promise within it was broken");
+        std::process::abort();
     }));
 }
 

@@ -30,7 +30,7 @@ fn run(Loaded { config, notes }: Loaded, arguments: &[String]) -> ExitCode {
     if let Err(cause) = logging::start(&config.log) {
         return end(Ending::Invalid(cause));
     }
-    logging::log_panics();
+    logging::die_of_panics();
     for note in &notes {
         note.log();
     }
