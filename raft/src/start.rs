@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kelson_storage::error::Fault;
@@ -174,7 +174,6 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         snapshot_directory: parent(&config.database()).to_owned(),
         signs: signs.clone(),
         hashes: hashes.clone(),
-        images_received: AtomicU64::new(0),
     });
 
     for listener in listeners {

@@ -3,14 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use kelson_proto::peer;
 use kelson_storage::disk::Disk;
 use kelson_storage::mutant;
-use kelson_storage::snapshot::ImageReader;
+use kelson_storage::snapshot::{ImageReader, temporary_beside};
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
@@ -53,8 +52,6 @@ pub(crate) struct PeerService {
     pub(crate) signs: Arc<LeaderSigns>,
     /// What this member's state was at its newest positions.
     pub(crate) hashes: Arc<StateHashes>,
-    /// Tells received images apart.
-    pub(crate) images_received: AtomicU64,
 }
 
 impl PeerService {
@@ -265,7 +262,7 @@ impl PeerService {
             last_log_id: begin.last.as_ref().map(log_id_of),
             last_membership: StoredMembership::new(begin.membership_at.as_ref().map(log_id_of), membership),
         };
-        let path = image_path(&self.snapshot_directory, &self.images_received);
+        let path = image_path(&*self.disk, &self.snapshot_directory);
         let disk = self.disk.clone();
         let target = path.clone();
         let mut image = self
@@ -289,13 +286,17 @@ impl PeerService {
         self.executor.blocking(move || image.finish()).await?;
         let snapshot = Snapshot {
             meta,
-            snapshot: SnapshotData::Received(path),
+            snapshot: SnapshotData::Received(path.clone()),
         };
         let reply = self
             .raft
             .install_full_snapshot(vote, snapshot)
             .await
             .map_err(|fatal| io::Error::other(fatal.to_string()))?;
+        if self.disk.exists(&path) {
+            // openraft did not want it: it came from a leader of the past, or too late.
+            self.disk.remove(&path)?;
+        }
         Ok(vote_message(&reply.vote))
     }
 
@@ -338,14 +339,15 @@ impl PeerService {
     }
 }
 
-/// Where the next received image is put together: a file that no other transfer uses.
-fn image_path(directory: &Path, received: &AtomicU64) -> PathBuf {
-    let mut number = received.fetch_add(1, Ordering::Relaxed);
+/// Where the next received image is put together: a file that no other transfer uses, under a name of which the next start
+/// knows that nothing under it counts.
+fn image_path(disk: &dyn Disk, directory: &Path) -> PathBuf {
+    let target = directory.join("received");
     if mutant!("M44") {
         // Two transfers at the same time write into one file.
-        number = 0;
+        return target;
     }
-    directory.join(format!("receiving-{number}.tmp"))
+    temporary_beside(disk, &target)
 }
 
 async fn barrier_reply(
@@ -469,18 +471,22 @@ fn fatal_only<T>(reply: Result<T, RaftError<TypeConfig>>) -> io::Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use kelson_storage::snapshot::remove_leftovers;
+    use kelson_storage::testing::FaultyDisk;
+
     use super::*;
 
+    /// A member killed in the middle of a transfer once kept the file for good: its name was not one that a start removes.
     #[test]
-    fn transfers_at_the_same_time_write_into_files_of_their_own() {
-        let (directory, received) = (Path::new("snap"), AtomicU64::new(0));
-        let paths = [(); 2].map(|()| image_path(directory, &received));
+    fn transfers_at_the_same_time_write_into_files_of_their_own_which_the_next_start_removes() {
+        let (disk, directory) = (FaultyDisk::new(), Path::new("/snap"));
+        disk.create_directory(directory).unwrap();
+        let paths = [(); 2].map(|()| image_path(&disk, directory));
         assert_ne!(paths[0], paths[1]);
-        // The next start removes what a crash leaves of them.
-        assert!(
-            paths
-                .iter()
-                .all(|path| path.extension().is_some_and(|end| end == "tmp"))
-        );
+        for path in &paths {
+            disk.open(path, true).unwrap();
+        }
+        remove_leftovers(&disk, directory).unwrap();
+        assert!(disk.list(directory).unwrap().is_empty());
     }
 }
