@@ -70,9 +70,11 @@ enum Work {
     Append(Vec<WalEntry>, IOFlushed<TypeConfig>),
     Vote(Bytes, oneshot::Sender<()>),
     Incarnation(u64, oneshot::Sender<()>),
-    Committed(LogPosition),
+    /// Synced only if somebody waits for it.
+    Committed(LogPosition, Option<oneshot::Sender<()>>),
     Truncate(Option<LogPosition>),
-    Purge(LogPosition),
+    /// Synced only if somebody waits for it.
+    Purge(LogPosition, Option<oneshot::Sender<()>>),
     Stop,
 }
 
@@ -134,7 +136,8 @@ impl LogStorage {
             last: recovered.last.map(log_id),
             purged: recovered.purged.map(log_id),
             vote,
-            committed: recovered.committed.map(log_id),
+            // Past the end it was an announcement; the state that it announced has not come.
+            committed: recovered.committed.min(recovered.last).map(log_id),
         };
         let queue = Arc::new(Queue {
             work: Mutex::new(VecDeque::new()),
@@ -152,6 +155,22 @@ impl LogStorage {
     pub(crate) async fn save_incarnation(&self, incarnation: u64) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
         self.shared.queue.push(Work::Incarnation(incarnation, done));
+        wait.await.map_err(|_| stopped())
+    }
+
+    /// Notes durably that the state at `upto`, which the log may not reach, is about to come from the leader: a
+    /// database that is found there later is this announced one, and not one whose log has been lost.
+    pub(crate) async fn announce(&self, upto: LogPosition) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.shared.queue.push(Work::Committed(upto, Some(done)));
+        wait.await.map_err(|_| stopped())
+    }
+
+    /// Forgets durably what the state at `upto` holds. The next entry follows `upto`.
+    pub(crate) async fn begin_after(&self, upto: LogPosition) -> io::Result<()> {
+        let (done, wait) = oneshot::channel();
+        self.shared.table.lock().purge(log_id(upto));
+        self.shared.queue.push(Work::Purge(upto, Some(done)));
         wait.await.map_err(|_| stopped())
     }
 
@@ -337,7 +356,9 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         if let Some(committed) = committed {
             self.shared.table.lock().committed = Some(committed);
-            self.shared.queue.push(Work::Committed(position(&committed)));
+            self.shared
+                .queue
+                .push(Work::Committed(position(&committed), None));
         }
         Ok(())
     }
@@ -386,7 +407,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         self.shared.table.lock().purge(log_id);
-        self.shared.queue.push(Work::Purge(position(&log_id)));
+        self.shared.queue.push(Work::Purge(position(&log_id), None));
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kelson_storage::error::Fault;
 use kelson_storage::limits::{EVENT_RING_BYTES_DEFAULT, OVERLAY_BYTES_DEFAULT};
+use kelson_storage::revision::LogPosition;
 use kelson_storage::snapshot::{self, ImageWriter};
 use kelson_storage::store::{Store, StoreOptions};
 use kelson_storage::tables::Tables;
@@ -94,6 +95,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
     let hashes = Arc::new(StateHashes::default());
     let state_machine = StateMachine::new(StateMachineParts {
         store,
+        log: log.clone(),
         feeds: Feeds {
             outbox: outbox.clone(),
             applied: applied_sender,
@@ -292,7 +294,13 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
         member_id: config.id,
         segment_bytes: environment.wal_segment_bytes,
     };
-    let (wal, recovered) = Wal::open(disk, options, !has_log)?;
+    let (mut wal, mut recovered) = Wal::open(disk, options, !has_log)?;
+    if let Some(upto) = store.applied()
+        && recovered.last < Some(upto)
+        && recovered.committed == Some(upto)
+    {
+        follow_announced(&mut wal, &mut recovered, upto)?;
+    }
     if recovered.last < store.applied() {
         return Err(unusable(
             &log_directory,
@@ -313,6 +321,18 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
         store,
         is_new,
     })
+}
+
+/// The member died after a snapshot had replaced its database and before its log knew: the log ends where it was
+/// announced that the state at `upto` would come. What the log holds is below that state, or was never committed.
+fn follow_announced(wal: &mut Wal, recovered: &mut Recovered, upto: LogPosition) -> Result<(), Fault> {
+    tracing::info!(end = ?recovered.last, snapshot = ?upto, "the log goes on after a snapshot that it did not know");
+    wal.truncate_after(recovered.purged)?;
+    wal.purge(upto)?;
+    wal.flush(true)?;
+    recovered.purged = Some(upto);
+    recovered.last = Some(upto);
+    Ok(())
 }
 
 fn raft_config(config: &NodeConfig) -> Result<Config, Fault> {

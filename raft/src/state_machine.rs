@@ -27,6 +27,7 @@ use crate::codec::{decode_membership, encode_membership};
 use crate::environment::{Environment, Observer};
 use crate::executor::{Blocked, Executor};
 use crate::fault::FaultSignal;
+use crate::log_storage::LogStorage;
 use crate::meters::{Meters, UnderWay};
 use crate::node::LeaseChange;
 use crate::outbox::Outbox;
@@ -64,6 +65,7 @@ pub(crate) struct StateMachine {
     /// None only while a snapshot is being installed on another thread.
     store: Option<Store>,
     feeds: Feeds,
+    log: LogStorage,
     storage: StorageThread,
     disk: Arc<dyn Disk>,
     executor: Executor,
@@ -129,6 +131,7 @@ impl ApplySink for Sink<'_> {
 pub(crate) struct StateMachineParts {
     pub(crate) store: Store,
     pub(crate) feeds: Feeds,
+    pub(crate) log: LogStorage,
     pub(crate) storage: StorageThread,
     pub(crate) environment: Environment,
     pub(crate) database: PathBuf,
@@ -142,6 +145,7 @@ impl StateMachine {
         let StateMachineParts {
             store,
             feeds,
+            log,
             storage,
             environment,
             database,
@@ -164,6 +168,7 @@ impl StateMachine {
         Ok(Self {
             store: Some(store),
             feeds,
+            log,
             storage,
             disk: environment.disk,
             executor: environment.executor,
@@ -361,6 +366,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         };
         let meters = self.meters.clone();
         let _applying = UnderWay::new(&meters.snapshots_applying);
+        let announced = meta.last_log_id.as_ref().map(position);
+        if let Some(upto) = announced {
+            self.log.announce(upto).await?;
+        }
         let store = self.store.take().expect("as above");
         let storage = self.storage.clone();
         let disk = self.disk.clone();
@@ -380,6 +389,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             Blocked::Fault(fault) => self.stop(fault),
             Blocked::Interrupted(_) => io::Error::other(format!("snapshot installation: {blocked}")),
         })?;
+        if let Some(upto) = store.applied() {
+            // Before anything is applied on top: until the log knows, only the announcement explains the database.
+            self.log.begin_after(upto).await?;
+        }
         tracing::info!(applied = ?store.applied(), "installed a snapshot from the leader");
         self.feeds.hashes.forget();
         if let Some(at) = store.applied() {

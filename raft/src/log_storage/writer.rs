@@ -136,14 +136,22 @@ impl GroupOutcome {
                 self.waiting.push(done);
                 self.needs_sync = true;
             }
-            Work::Committed(position) => wal.save_committed(position),
+            Work::Committed(position, done) => {
+                wal.save_committed(position);
+                self.needs_sync |= done.is_some();
+                self.waiting.extend(done);
+            }
             Work::Truncate(last) => {
                 wal.truncate_after(last)?;
                 self.flushed = self.flushed.min(last.map(|position| position.index));
                 self.truncations += 1;
                 self.needs_sync = true;
             }
-            Work::Purge(upto) => wal.purge(upto)?,
+            Work::Purge(upto, done) => {
+                wal.purge(upto)?;
+                self.needs_sync |= done.is_some();
+                self.waiting.extend(done);
+            }
             Work::Stop => *stop = true,
         }
         Ok(())
