@@ -10,6 +10,7 @@ use kelson_storage::applied::Outcome;
 use kelson_storage::command::CommandId;
 use kelson_storage::disk::Disk;
 use kelson_storage::error::Fault;
+use kelson_storage::fail_point;
 use kelson_storage::limits::OVERLAY_BYTES_DEFAULT;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::snapshot;
@@ -265,8 +266,12 @@ pub(crate) fn apply_entry(
     let at = position(&id);
     match payload {
         EntryPayload::Blank => store.apply_blank(at)?,
-        EntryPayload::Normal(batch) => store.apply_batch(at, &batch.proposals(), sink)?,
+        EntryPayload::Normal(batch) => {
+            fail_point!("beforeApplyOneEntryNormal");
+            store.apply_batch(at, &batch.proposals(), sink)?;
+        }
         EntryPayload::Membership(membership) => {
+            fail_point!("beforeApplyOneConfChange");
             store.apply_membership(at, encode_membership(&membership), member_records(&membership))?;
             return Ok(Some(membership));
         }
@@ -377,9 +382,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let replacing = self.executor.blocking(move || {
             storage.replace(move || {
                 let mut store = store;
+                fail_point!("raftBeforeApplySnap");
                 snapshot::install(disk.as_ref(), &received, &database)?;
+                fail_point!("applyBeforeOpenSnapshot");
                 let tables = Tables::open(disk.clone(), &database)?;
                 store.replace(tables)?;
+                fail_point!("raftAfterApplySnap");
                 let durable = store.applied();
                 let checkpointer = store.checkpointer();
                 Ok((store, checkpointer, durable))

@@ -3,6 +3,8 @@
 pub mod config;
 pub mod convert;
 pub mod data_dir;
+#[cfg(debug_assertions)]
+pub mod fail_points;
 pub mod http;
 pub mod lease;
 pub mod logging;

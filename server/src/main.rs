@@ -35,6 +35,10 @@ fn run(Loaded { config, notes }: Loaded, arguments: &[String]) -> ExitCode {
         note.log();
     }
     tracing::info!(args = ?arguments, "Running: ");
+    #[cfg(debug_assertions)]
+    if let Err(cause) = kelson_server::fail_points::start() {
+        return end(Ending::Invalid(cause));
+    }
     raise_descriptor_limit();
     turn_size_limits_into_errors();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -11,6 +11,7 @@ pub mod crc32c;
 pub mod disk;
 pub mod error;
 pub mod event_ring;
+pub mod fail_point;
 pub mod key_value;
 pub mod lease;
 pub mod limits;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kelson_storage::error::Fault;
+use kelson_storage::fail_point;
 use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
 use kelson_storage::wal::Wal;
 use openraft::storage::IOFlushed;
@@ -151,6 +152,7 @@ impl GroupOutcome {
                 wal.purge(upto)?;
                 self.needs_sync |= done.is_some();
                 self.waiting.extend(done);
+                fail_point!("raftAfterWALRelease");
             }
             Work::Stop => *stop = true,
         }
@@ -159,11 +161,13 @@ impl GroupOutcome {
 
     fn finish(&mut self, wal: &mut Wal, shared: &Shared, meters: &Meters) -> Result<(), Fault> {
         let began = self.needs_sync.then(Instant::now);
+        fail_point!("raftBeforeSave");
         wal.flush(self.needs_sync)?;
         if let Some(began) = began {
             meters.wal_fsync.observe(began.elapsed());
         }
         self.needs_sync = false;
+        fail_point!("raftAfterSave");
         if let Some(index) = self.flushed.take() {
             let mut table = shared.table.lock();
             if table.truncations == self.truncations {

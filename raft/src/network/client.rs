@@ -170,6 +170,9 @@ fn network_error(error: io::Error) -> RPCError<TypeConfig> {
 
 /// An append request on the wire.
 fn append_message(request: &AppendEntriesRequest<TypeConfig>) -> peer::AppendRequest {
+    if !request.entries.is_empty() {
+        kelson_storage::fail_point!("raftBeforeLeaderSend");
+    }
     peer::AppendRequest {
         vote: Some(vote_message(&request.vote)),
         previous: request.prev_log_id.as_ref().map(log_id_message),

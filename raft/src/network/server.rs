@@ -8,6 +8,7 @@ use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use kelson_proto::peer;
 use kelson_storage::disk::Disk;
+use kelson_storage::fail_point;
 use kelson_storage::mutant;
 use kelson_storage::snapshot::{ImageReader, temporary_beside};
 use openraft::errors::{Fatal, RaftError};
@@ -144,6 +145,7 @@ impl PeerService {
                     if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
                         self.signs.heard_now();
                     }
+                    fail_point!("raftBeforeFollowerSend");
                     writer.put(Kind::AppendReply, &append_reply(&result));
                     writer.flush().await?;
                 }

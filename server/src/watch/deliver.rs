@@ -84,6 +84,7 @@ impl Hub {
         if !stream.outbox.has_room() {
             return false;
         }
+        kelson_storage::fail_point!("beforeSendWatchResponse");
         watcher.quiet = false;
         self.events += events.len() as u64;
         let events: Vec<Bytes> = events.iter().map(|one| one.event.clone()).collect();

@@ -24,7 +24,8 @@ const PURGES: usize = 3;
 /// else tells a snapshot from a long catch-up.
 const INSTALLED: &str = "installed a snapshot from the leader";
 
-const SHORT_LOG: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=50"];
+/// Flags of members whose log reaches back for a moment only.
+pub const SHORT_LOG: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=50"];
 
 /// What a watcher from the first revision saw.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ async fn a_member_left_behind_comes_back_through_a_snapshot() {
 }
 
 /// Kills the member and writes until the leader's log does not reach back to where it stood.
-async fn write_past(cluster: &mut Members, away: usize, prefix: &str) {
+pub async fn write_past(cluster: &mut Members, away: usize, prefix: &str) {
     let stood = cluster
         .status(away)
         .await

@@ -20,6 +20,7 @@
 mod cut_off;
 mod damage;
 mod divergence;
+mod fail_points;
 #[path = "../api/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests of the API use the rest")]
 mod harness;

@@ -44,6 +44,8 @@ struct Place {
     /// `host:port` for clients and for peers.
     client: String,
     peer: String,
+    /// `host:port` of its fail points, inside its namespace.
+    fail_points: String,
     /// Network namespace it runs in; none: the test's own.
     namespace: Option<String>,
 }
@@ -55,6 +57,8 @@ struct Member {
     flags: Vec<String>,
     data: PathBuf,
     log: PathBuf,
+    /// `host:port` of its fail points.
+    fail_points: String,
     child: Option<Child>,
 }
 
@@ -79,6 +83,7 @@ impl Members {
             .map(|index| Place {
                 client: networks.client(index),
                 peer: networks.peer(index),
+                fail_points: "127.0.0.1:22381".to_owned(),
                 namespace: Some(networks.namespace(index)),
             })
             .collect();
@@ -123,6 +128,7 @@ impl Members {
                 flags,
                 data,
                 log: directory.path().join(format!("m{index}.log")),
+                fail_points: place.fail_points.clone(),
                 child: None,
             }
         });
@@ -139,8 +145,19 @@ impl Members {
         self._turn
     }
 
+    /// Prepares a new cluster of which no member runs yet.
+    pub async fn prepared(binary: &Path, flags: &[&str]) -> Members {
+        let turn = TURN.lock().await;
+        Members::prepare(binary, flags, &on_loopback(), turn)
+    }
+
     /// Starts a member that does not run, and does not wait for it.
     pub fn spawn(&mut self, index: usize) {
+        self.spawn_armed(index, "");
+    }
+
+    /// As [`Members::spawn`], with fail points that are armed from the start: `name=terms`, separated by `;`.
+    pub fn spawn_armed(&mut self, index: usize, fail_points: &str) {
         let member = &mut self.members[index];
         assert!(member.child.is_none(), "the member runs");
         let log = File::options()
@@ -159,6 +176,9 @@ impl Members {
                 command.env_remove(name);
             }
         }
+        command
+            .env("GOFAIL_HTTP", &member.fail_points)
+            .env("GOFAIL_FAILPOINTS", fail_points);
         member.child = Some(command.spawn().expect("the binary can be started"));
     }
 
@@ -299,6 +319,11 @@ impl Members {
         Client::of(&self.members[index].endpoint)
     }
 
+    /// `host:port` of the member's fail points.
+    pub fn fail_points(&self, index: usize) -> &str {
+        &self.members[index].fail_points
+    }
+
     /// `host:port` of each member.
     pub fn endpoints(&self) -> Vec<String> {
         self.members
@@ -327,13 +352,14 @@ impl Members {
 
 /// Free ports of this machine.
 fn on_loopback() -> Vec<Place> {
-    let ports = free_ports(2 * MEMBERS);
-    let place = |pair: &[u16]| Place {
-        client: format!("127.0.0.1:{}", pair[0]),
-        peer: format!("127.0.0.1:{}", pair[1]),
+    let ports = free_ports(3 * MEMBERS);
+    let place = |ports: &[u16]| Place {
+        client: format!("127.0.0.1:{}", ports[0]),
+        peer: format!("127.0.0.1:{}", ports[1]),
+        fail_points: format!("127.0.0.1:{}", ports[2]),
         namespace: None,
     };
-    ports.chunks_exact(2).map(place).collect()
+    ports.chunks_exact(3).map(place).collect()
 }
 
 impl Member {

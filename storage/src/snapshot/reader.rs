@@ -109,8 +109,10 @@ impl ImageReader {
         let state = self.state.take().expect("an end is refused without it");
         self.batch.meta = state.meta;
         let tables = self.tables.take().expect("taken only here");
+        crate::fail_point!("raftBeforeSaveSnap");
         tables.write(&self.batch, true)?;
         tables.close()?;
+        crate::fail_point!("raftAfterSaveSnap");
         self.finished = true;
         Ok(std::mem::take(&mut self.batch.meta))
     }

@@ -376,9 +376,11 @@ impl State {
         if revision > self.revision {
             return Err(Rejected::FutureRevision);
         }
+        crate::fail_point!("compactBeforeCommitScheduledCompact");
         self.hash.replace_compacted(self.compacted, Some(revision));
         self.compacted = Some(revision);
         self.history.truncate_before(revision + 1);
+        crate::fail_point!("compactAfterCommitScheduledCompact");
         Ok(Applied::Compact)
     }
 

@@ -13,6 +13,7 @@ use parking_lot::MutexGuard;
 
 use super::{COMMANDS_PER_LOCK, Shared};
 use crate::error::Fault;
+use crate::fail_point;
 use crate::key_value::key_of;
 use crate::limits::COMPACTION_ROWS_PER_BITE;
 use crate::mutant;
@@ -101,9 +102,7 @@ impl Checkpointer {
         let stands = Some((applied, self.finished));
         let is_new = stands != self.written || !bite.deletes.is_empty();
         if is_new || (durable && self.unsynced) {
-            // M06: the log is purged below a position that is not durable.
-            let synced = durable && !mutant!("M06");
-            captured.tables.write(&captured.batch, synced)?;
+            self.commit(&captured, durable)?;
             self.written = stands;
             self.unsynced = !durable;
             let rows = captured.batch.rows.iter();
@@ -118,6 +117,30 @@ impl Checkpointer {
             unsynced_bytes: self.unsynced_bytes,
             compaction_pending: self.finished < captured.batch.meta.compact_scheduled,
         })
+    }
+
+    /// Writes what was captured.
+    fn commit(&self, captured: &Captured, durable: bool) -> Result<(), Fault> {
+        let deletes = !captured.batch.deletes.is_empty();
+        let finishes = self.written.is_some_and(|(_, finished)| finished < self.finished);
+        fail_point!("backendBeforeCommit");
+        if deletes {
+            fail_point!("compactBeforeCommitBatch");
+        }
+        if finishes {
+            fail_point!("compactBeforeSetFinishedCompact");
+        }
+        // M06: the log is purged below a position that is not durable.
+        let synced = durable && !mutant!("M06");
+        captured.tables.write(&captured.batch, synced)?;
+        if finishes {
+            fail_point!("compactAfterSetFinishedCompact");
+        }
+        if deletes {
+            fail_point!("compactAfterCommitBatch");
+        }
+        fail_point!("backendAfterCommit");
+        Ok(())
     }
 
     /// Takes what the database lacks. Waits for the end of the entry that is being applied.

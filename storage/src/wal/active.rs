@@ -169,6 +169,7 @@ impl Active {
     /// Makes what was written durable.
     pub(super) fn sync(&mut self) -> Result<(), Fault> {
         if self.synced_sector < self.next_sector {
+            crate::fail_point!("walBeforeSync");
             let mut synced = self.segment.file.sync();
             // M10: the second try succeeds although the first one has lost what it should write.
             if mutant!("M10") && synced.is_err() {
@@ -176,6 +177,7 @@ impl Active {
             }
             synced.map_err(|error| Fault::io("sync", &self.segment.path, error))?;
             self.synced_sector = self.next_sector;
+            crate::fail_point!("walAfterSync");
         }
         Ok(())
     }

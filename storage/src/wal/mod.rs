@@ -373,6 +373,7 @@ impl Wal {
     /// Closes the active segment and begins the next one, with room for a record of `record_bytes`.
     fn roll(&mut self, record_bytes: usize) -> Result<(), Fault> {
         self.active.sync()?;
+        crate::fail_point!("walBeforeRoll");
         let sectors = Active::sectors_needed(&self.state, record_bytes);
         let spare = self.spares.take(sectors * sector::SECTOR_BYTES as u64)?;
         let (previous_end, previous_crc) = self.active.end();
@@ -387,6 +388,7 @@ impl Wal {
             base: self.last_written,
         };
         let next = Active::create(&*self.disk, &self.options, spare, &header, &self.state)?;
+        crate::fail_point!("walAfterRoll");
         let full = std::mem::replace(&mut self.active, next);
         self.closed.push_back(Closed {
             bytes: full.bytes(),
