@@ -68,7 +68,7 @@ pub async fn run(kind: &'static str, mut client: Client, shared: Arc<Shared>) {
         match kind {
             "register" => register(&mut client, &shared, &mut state).await,
             "append" => append(&mut client).await,
-            "txn" => transaction(&mut client, &mut state).await,
+            "txn" => transaction(&mut client, &shared, &mut state).await,
             "kubernetes" => kubernetes(&mut client, &shared, &mut state).await,
             "set" => set(&mut client, &mut state).await,
             "queue" => queue(&mut client).await,
@@ -220,8 +220,8 @@ async fn append(client: &mut Client) {
 }
 
 /// Several keys in one transaction: compares of all kinds, writes, reads before and after them, deletes, one level of
-/// nesting.
-async fn transaction(client: &mut Client, state: &mut State) {
+/// nesting, and now and then a read that cannot be answered, for which all of it must not happen.
+async fn transaction(client: &mut Client, shared: &Shared, state: &mut State) {
     let mut keys: Vec<Blob> = (0..8).map(|key| format!("t/{key}").into()).collect();
     let count = client.rng.random_range(1..=4);
     let chosen: Vec<Blob> = (0..count)
@@ -231,7 +231,10 @@ async fn transaction(client: &mut Client, state: &mut State) {
         Some(last) => vec![compare_of(client, last)],
         None => Vec::new(),
     };
-    let mut success = vec![TxnOp::Range(prefixed("t/"))];
+    let mut success = Vec::new();
+    if client.rng.random_bool(0.5) {
+        success.push(TxnOp::Range(prefixed("t/")));
+    }
     for key in &chosen {
         let value = client.value();
         success.push(match client.rng.random_range(0..10) {
@@ -253,7 +256,15 @@ async fn transaction(client: &mut Client, state: &mut State) {
             }),
         });
     }
-    success.push(TxnOp::Range(prefixed("t/")));
+    let impossible = if client.rng.random_bool(0.05) {
+        1_000_000
+    } else {
+        0
+    };
+    success.push(TxnOp::Range(Range {
+        revision: impossible * shared.revision.load(Ordering::Relaxed).max(1),
+        ..prefixed("t/")
+    }));
     let failure = chosen.iter().map(range_op).collect();
     let read = chosen[0].clone();
     client
