@@ -104,6 +104,9 @@ fn judge(own: Held, others: &[(u64, Held)], quorum: usize) -> Verdict {
     let alike = 1 + holders.remove(&own).map_or(0, |members| members.len());
     let mut differing: Vec<u64> = holders.into_values().flatten().collect();
     differing.sort_unstable();
+    if !differing.is_empty() {
+        kelson_storage::reached!("member_differs");
+    }
     if differing.is_empty() || alike >= quorum {
         Verdict::Sound(differing)
     } else {

@@ -239,6 +239,11 @@ pub(crate) async fn campaign(
         };
         let due = timer.due(&situation);
         if due.is_some_and(|due| due <= now) {
+            if timer.has_evidence(&situation) {
+                kelson_storage::reached!("campaign_on_evidence");
+            } else if !situation.alone {
+                kelson_storage::reached!("campaign_on_silence");
+            }
             timer.stood(&situation, now);
             // A member alone has nobody to ask. An error is the core's end, which others report.
             if raft.trigger().elect(pre_vote && !situation.alone).await.is_err() {

@@ -28,6 +28,7 @@ pub(crate) async fn purge_log(
         let Some(upto) = at.index.checked_sub(catchup_entries) else {
             continue;
         };
+        kelson_storage::reached!("log_purged");
         tracing::info!(
             applied_index = at.index,
             purge_index = upto,

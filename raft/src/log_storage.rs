@@ -183,6 +183,7 @@ impl LogStorage {
             }
             table.end_in_file()
         };
+        kelson_storage::reached!("replication_from_file");
         let records = self
             .shared
             .reader

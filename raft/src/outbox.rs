@@ -139,6 +139,9 @@ impl Outbox {
 
     /// Everything without an outcome must be sent again: the leader is another, or the way to it was interrupted.
     pub(crate) fn resend_all(&mut self) {
+        if !self.slots.is_empty() {
+            kelson_storage::reached!("commands_sent_again");
+        }
         self.unsent = self.low;
     }
 
@@ -175,6 +178,7 @@ impl Outbox {
                 break;
             }
             if let Some(answer) = slot.answer.take() {
+                kelson_storage::reached!("outcome_unknown");
                 self.bytes -= slot.bytes.len();
                 slot.bytes = Bytes::new();
                 let _ = answer.send(Err(why(slot.since)));

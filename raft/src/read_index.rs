@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kelson_storage::mutant;
+use kelson_storage::reached;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
@@ -142,10 +143,14 @@ impl ReadQueue {
                 if index <= applied || mutant!("M19") {
                     finish(round, &Ok(()));
                 } else if let Some(index) = index {
+                    reached!("read_waited_for_apply");
                     self.applying.entry(index).or_default().extend(round);
                 }
             }
-            None => self.requeue(round),
+            None => {
+                reached!("read_round_not_confirmed");
+                self.requeue(round);
+            }
         }
     }
 

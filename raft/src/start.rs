@@ -314,6 +314,9 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
     if let Some((path, offset, bytes)) = &recovered.tail_cut {
         tracing::warn!(path = %path.display(), offset, bytes, "cut a torn tail that was never acknowledged");
     }
+    if recovered.last > store.applied() {
+        kelson_storage::reached!("start_replays_entries");
+    }
     let is_new = recovered.last.is_none() && recovered.vote.is_none() && store.applied().is_none();
     Ok(Opened {
         wal,

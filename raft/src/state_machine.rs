@@ -12,6 +12,7 @@ use kelson_storage::disk::Disk;
 use kelson_storage::error::Fault;
 use kelson_storage::fail_point;
 use kelson_storage::limits::OVERLAY_BYTES_DEFAULT;
+use kelson_storage::reached;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::snapshot;
 use kelson_storage::store::{ApplySink, MemberRecord, Store};
@@ -224,6 +225,7 @@ impl StateMachine {
     /// Records that the database does not hold yet cannot leave memory: past the budget apply waits for it.
     async fn wait_for_the_database(&mut self) -> Result<(), io::Error> {
         while self.store().reader().unwritten_bytes() > OVERLAY_BYTES_DEFAULT {
+            reached!("apply_waited_for_database");
             let stopped = || io::Error::other("the storage thread has stopped");
             self.storage.checkpoint().await.ok_or_else(stopped)?;
         }
@@ -401,6 +403,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             // Before anything is applied on top: until the log knows, only the announcement explains the database.
             self.log.begin_after(upto).await?;
         }
+        reached!("snapshot_installed");
         tracing::info!(applied = ?store.applied(), "installed a snapshot from the leader");
         self.feeds.hashes.forget();
         if let Some(at) = store.applied() {

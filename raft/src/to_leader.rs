@@ -371,6 +371,7 @@ impl ToLeader {
             self.identity.meters.read_indexes_failed.add(failed as u64);
             let late = reads.round_is_late(now);
             if late {
+                kelson_storage::reached!("read_round_late");
                 reads.abandon_round();
             }
             late

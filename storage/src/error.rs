@@ -99,6 +99,7 @@ impl Fault {
 
     /// Damaged bytes at `offset` of `path`.
     pub fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> Self {
+        crate::reached!("damage_refused");
         Self::Damaged {
             path: path.to_owned(),
             offset,

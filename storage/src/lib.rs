@@ -17,6 +17,7 @@ pub mod lease;
 pub mod limits;
 pub mod mutant;
 pub mod mvcc;
+pub mod reached;
 pub mod read_only_disk;
 pub mod real_disk;
 pub mod revision;

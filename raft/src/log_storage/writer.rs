@@ -8,6 +8,7 @@ use std::time::Duration;
 use kelson_storage::error::Fault;
 use kelson_storage::fail_point;
 use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
+use kelson_storage::reached;
 use kelson_storage::wal::Wal;
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
@@ -56,6 +57,7 @@ impl Writer {
         for item in self.items.drain(..) {
             self.outcome.write(&mut self.wal, item, &mut stop)?;
             if self.wal.buffered_bytes() > WAL_GROUP_BYTES_MAX {
+                reached!("wal_group_split");
                 self.outcome.finish(&mut self.wal, &self.shared, &self.meters)?;
             }
         }
@@ -173,6 +175,8 @@ impl GroupOutcome {
             if table.truncations == self.truncations {
                 table.flushed = table.flushed.max(Some(index));
                 table.trim();
+            } else {
+                reached!("wal_truncation_overtook_flush");
             }
         }
         if let Some(callback) = self.appended.take() {

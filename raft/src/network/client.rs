@@ -429,6 +429,7 @@ impl PeerClient {
                 self.target, reply.error
             )));
         }
+        kelson_storage::reached!("snapshot_sent");
         self.link = Some(link);
         vote_of(reply.vote.as_ref())
     }

@@ -95,6 +95,7 @@ impl PeerService {
         writer.put(Kind::Hello, &answer);
         writer.flush().await?;
         if let Some(refusal) = refusal {
+            kelson_storage::reached!("peer_refused");
             tracing::warn!(from = format!("{:x}", hello.from), refusal, "refused a peer");
             return Ok(());
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use kelson_storage::mutant;
+use kelson_storage::reached;
 use tokio::time::Instant;
 
 /// How long to wait before an expiry is proposed again that was refused or whose fate is unknown.
@@ -72,6 +73,9 @@ impl Expiry {
         );
         self.step_down();
         self.term = Some(term);
+        if !leases.is_empty() {
+            reached!("leader_counts_leases_afresh");
+        }
         let from = now + extension;
         let counted = |(id, ttl): &(i64, i64)| (deadline(from, *ttl), *id);
         self.due = leases.iter().map(counted).collect();
@@ -113,7 +117,10 @@ impl Expiry {
     /// A client wants its lease, which exists, to go on.
     pub(crate) fn renew(&mut self, id: i64, ttl: i64, now: Instant) -> Renewal {
         match self.leases.get(&id) {
-            Some(counted) if counted.stage != Stage::Counting || counted.deadline <= now => Renewal::Ending,
+            Some(counted) if counted.stage != Stage::Counting || counted.deadline <= now => {
+                reached!("lease_renewal_too_late");
+                Renewal::Ending
+            }
             _ => {
                 self.count(id, deadline(now, ttl));
                 Renewal::Renewed
@@ -163,6 +170,7 @@ impl Expiry {
             && !mutant!("M40")
             && let Some(counted) = self.leases.get_mut(&id)
         {
+            reached!("lease_expiry_undecided");
             let again = now + RETRY_DELAY;
             counted.stage = Stage::Retrying(again);
             self.due.insert((again, id));

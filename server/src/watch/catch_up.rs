@@ -262,6 +262,7 @@ impl Hub {
     /// History could not be read because everything below `compacted` is gone: ends the watchers that need it.
     pub(crate) fn history_compacted(&mut self, compacted: u64, present: Present) {
         for guest in self.guests(0..compacted) {
+            kelson_storage::reached!("watch_compacted");
             self.leave_groups(guest.slot);
             let watcher = self.roster.at(guest.slot);
             let Some(stream) = self.streams.get(&watcher.stream) else {

@@ -64,6 +64,7 @@ impl Hub {
             events = &events[1..];
         }
         if !self.push_events(slot, events, revision, present.term) {
+            kelson_storage::reached!("watch_fell_behind");
             self.leave_groups(slot);
             self.fall_behind(slot, missed_from);
         }
@@ -101,6 +102,7 @@ impl Hub {
     /// The ring does not reach back to `next`: it was outrun, or cleared because a snapshot replaced the store. All
     /// level watchers that have missed something go back to history.
     pub(crate) fn ring_lost(&mut self, present: Present) {
+        kelson_storage::reached!("watch_ring_lost");
         let missed_from = self.next;
         let current = self.current(present);
         self.next = current + 1;

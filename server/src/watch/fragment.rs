@@ -11,6 +11,7 @@ pub(crate) fn split(mut response: WatchResponse, limit_bytes: usize) -> VecDeque
     if response.events.len() < 2 || response.encoded_len() < limit_bytes {
         return VecDeque::from([response]);
     }
+    kelson_storage::reached!("watch_fragmented");
     let events = std::mem::take(&mut response.events);
     response.fragment = true;
     let empty_bytes = response.encoded_len();

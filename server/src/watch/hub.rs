@@ -15,6 +15,7 @@ use kelson_proto::etcdserverpb::watch_create_request::FilterType;
 use kelson_proto::etcdserverpb::watch_request::RequestUnion;
 use kelson_proto::etcdserverpb::{ResponseHeader, WatchCreateRequest, WatchRequest, WatchResponse};
 use kelson_storage::mutant;
+use kelson_storage::reached;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::catch_up::CatchUp;
@@ -220,6 +221,11 @@ impl Hub {
         });
         let state = self.streams.get_mut(&stream).expect("just looked up");
         state.watchers.insert(id, slot);
+        if start > current {
+            reached!("watch_from_future");
+        } else if start > 0 {
+            reached!("watch_from_past");
+        }
         match start {
             0 => self.become_level(slot, current + 1),
             // M33: the revision that the client asked for is missing.
@@ -260,6 +266,8 @@ impl Hub {
         let complete = |slot: &Slot| self.is_complete(self.roster.at(*slot));
         if !state.watchers.is_empty() && state.watchers.values().all(complete) {
             self.push_progress(&state.outbox, NO_WATCHER, present);
+        } else {
+            reached!("watch_progress_withheld");
         }
     }
 

@@ -245,6 +245,7 @@ impl ImageReader {
     }
 
     fn refused(&self, why: &str) -> Fault {
+        crate::reached!("snapshot_refused");
         let what = format!("image refused in frame {}: {why}", self.frames);
         Fault::damaged(&self.path, self.parsed, what)
     }

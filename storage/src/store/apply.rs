@@ -38,6 +38,7 @@ impl State {
         let admitted = self.sessions.admit(id, low) || mutant!("M41");
         self.hash.add_command(id, low, admitted);
         if !admitted {
+            crate::reached!("apply_second_copy_dropped");
             return Ok(());
         }
         let before = self.revision;
@@ -112,7 +113,11 @@ impl State {
         if changes && active(AlarmKind::Corrupt) {
             return Some(Rejected::Corrupt);
         }
-        (grows && active(AlarmKind::NoSpace)).then_some(Rejected::NoSpace)
+        if grows && active(AlarmKind::NoSpace) {
+            crate::reached!("nospace_refused_at_apply");
+            return Some(Rejected::NoSpace);
+        }
+        None
     }
 
     /// Where the next change will stand.
@@ -360,7 +365,10 @@ impl State {
                     let now = Before { state, compacted }.decide(nested).unwrap_or_default();
                     TxnOpApplied::Txn(self.run_branch(nested, &mut now.iter())?)
                 }
-                TxnOp::Txn(nested) => TxnOpApplied::Txn(self.run_branch(nested, decisions)?),
+                TxnOp::Txn(nested) => {
+                    crate::reached!("txn_of_nested_branches");
+                    TxnOpApplied::Txn(self.run_branch(nested, decisions)?)
+                }
             });
         }
         Ok(TxnApplied { succeeded, responses })
@@ -401,11 +409,15 @@ impl State {
     ) -> Executed<Applied> {
         // M38: a leader that was replaced ends leases that the new one has renewed.
         if expiry_term.is_some_and(|counted_in| counted_in != term) && !mutant!("M38") {
+            crate::reached!("lease_expiry_of_former_term");
             return Ok(Err(Rejected::ExpiryStale));
         }
         let Some(keys) = self.leases.keys(id) else {
             return Ok(Err(Rejected::LeaseNotFound));
         };
+        if expiry_term.is_some() && !keys.is_empty() {
+            crate::reached!("lease_ended_with_keys");
+        }
         for key in keys {
             let live = self.index.get(&key).filter(|meta| meta.live && meta.lease == id);
             self.delete(&key, live.expect("an attached key is alive and knows its lease"));

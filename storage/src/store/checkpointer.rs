@@ -204,6 +204,7 @@ impl Checkpointer {
                 break;
             }
             if bite.deletes.len() >= COMPACTION_ROWS_PER_BITE {
+                crate::reached!("compaction_in_bites");
                 break;
             }
             compaction.next = Revision::new(revision.main, revision.sub + 1);
@@ -220,6 +221,7 @@ impl Checkpointer {
     fn settle(&self, captured: &Captured, bite: Bite, durable: bool) -> bool {
         let mut state = self.shared.state.lock();
         if state.generation != self.generation {
+            crate::reached!("checkpoint_of_replaced_state");
             return false;
         }
         state.overlay.mark_written(captured.batch.meta.revision);
@@ -254,6 +256,9 @@ impl Bite {
         }
         // M27: a tombstone exactly at the compact revision goes, and watchers from there on miss it.
         let is_past = revision.main < target || mutant!("M27");
+        if row.tombstone && !is_past {
+            crate::reached!("compaction_of_tombstone_at_target");
+        }
         if row.tombstone && is_past {
             self.deletes.push(revision);
             self.dead_keys.extend(key_of(&row.kv).map(|key| (key, revision)));

@@ -309,12 +309,17 @@ impl ReadView {
             .ok()
             .filter(|revision| *revision > 0);
         if named > Some(self.revision) {
+            crate::reached!("read_of_future");
             return Err(Rejected::FutureRevision.into());
         }
         if named.is_some() && self.shared.state.lock().compacted > named {
+            crate::reached!("read_of_compacted");
             return Err(Rejected::Compacted.into());
         }
         let at = named.unwrap_or(self.revision);
+        if at < self.revision {
+            crate::reached!("read_of_the_past");
+        }
         let read = self.reading().range(range)?;
         let is_incomplete = read.lost.is_some() || read.gone.is_some();
         if at == self.revision && !is_incomplete {

@@ -42,6 +42,9 @@ pub(super) fn recover(tables: Arc<Tables>, overlay_bytes: usize, generation: u64
         }
     }
     add_the_rest(&mut hash, &leases, &meta);
+    if meta.compact_finished < meta.compact_scheduled {
+        crate::reached!("compaction_began_again");
+    }
     if hash.value() != meta.hash {
         return Err(damaged(
             "the rows are not the state that the checkpoint was made of".into(),

@@ -48,6 +48,7 @@ pub fn remove_leftovers(disk: &dyn Disk, directory: &Path) -> Result<(), Fault> 
         .map_err(|error| Fault::io("list", directory, error))?;
     for name in names.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
         let path = directory.join(name);
+        crate::reached!("snapshot_leftover_removed");
         disk.remove(&path)
             .map_err(|error| Fault::io("remove", &path, error))?;
     }

@@ -186,6 +186,7 @@ impl Wal {
             "what was purged had been committed and cannot become void"
         );
         if next_index(last_kept) < next_index(self.last) {
+            crate::reached!("wal_truncated");
             self.last = last_kept;
             self.buffer(Operation::Truncate(last_kept));
         }
@@ -203,6 +204,7 @@ impl Wal {
         if next_index(Some(upto)) > next_index(self.purged) {
             self.purged = Some(upto);
             if next_index(Some(upto)) >= next_index(self.last) {
+                crate::reached!("wal_purge_beyond_end");
                 self.last = Some(upto);
             }
             self.buffer(Operation::Purge(upto));
@@ -389,6 +391,7 @@ impl Wal {
         };
         let next = Active::create(&*self.disk, &self.options, spare, &header, &self.state)?;
         crate::fail_point!("walAfterRoll");
+        crate::reached!("wal_segment_rolled");
         let full = std::mem::replace(&mut self.active, next);
         self.closed.push_back(Closed {
             bytes: full.bytes(),
@@ -429,6 +432,7 @@ impl Wal {
             .rename(from, &path)
             .map_err(|error| Fault::io("rename", from, error))?;
         self.sync_directory()?;
+        crate::reached!("wal_segment_recycled");
         self.spares.put(Spare {
             file: Arc::clone(&front.segment.file),
             path,
@@ -439,7 +443,10 @@ impl Wal {
 
     fn remove_front(&mut self) -> Result<(), Fault> {
         match self.take_front() {
-            Some(front) => self.remove_file(&front.segment.path),
+            Some(front) => {
+                crate::reached!("wal_segment_removed");
+                self.remove_file(&front.segment.path)
+            }
             None => Ok(()),
         }
     }

@@ -142,6 +142,7 @@ impl Wal {
             failed: false,
         };
         if recovered.tail_cut.is_some() {
+            crate::reached!("wal_torn_tail_cut");
             // The next segment's header says where this one ends: that cuts the tail without touching a byte of it.
             wal.roll(0)?;
         }

@@ -55,6 +55,7 @@ pub(super) fn replay(disk: &dyn Disk, options: &WalOptions, numbers: &[u64]) -> 
         let ((segment, header), (_, next)) = (&pair[0], &pair[1]);
         let loaded = load(segment, header)?;
         reading.read_closed(segment, &loaded, next)?;
+        crate::reached!("wal_closed_segment_read");
         closed.push_back(Closed {
             segment: Arc::clone(segment),
             bytes: loaded.end() * SECTOR_BYTES as u64,

@@ -146,6 +146,7 @@ impl Spares {
             },
         };
         if spare.bytes < bytes {
+            crate::reached!("wal_segment_larger_than_usual");
             let bytes = bytes.next_multiple_of(SECTOR_BYTES as u64);
             write_zeros(&spare, spare.bytes, bytes).map_err(|error| Fault::io("fill", &spare.path, error))?;
             spare.bytes = bytes;
@@ -183,6 +184,7 @@ impl Spares {
         let step = self.step_bytes();
         match self.fill(step) {
             Err(Fault::Io { source, .. }) if is_full(&source) => {
+                crate::reached!("wal_disk_full");
                 self.out_of_space = true;
                 match self.filling.take() {
                     Some(unfinished) => self.remove(&unfinished.path),
