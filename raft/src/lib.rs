@@ -22,5 +22,7 @@ mod runtime;
 mod start;
 mod state_machine;
 mod storage_thread;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod to_leader;
 mod type_config;

@@ -2,6 +2,7 @@
 //! its progress, and how to run the same again.
 
 mod cluster;
+mod fuzz;
 mod ledger;
 mod mutants;
 mod power_cut;
@@ -31,6 +32,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         name: "mutants",
         help: "switch on planted bugs, one at a time, and see whether the tests find them [--gate | --only M07,M12]",
         run: mutants::run,
+    },
+    Subcommand {
+        name: "fuzz",
+        help: "any bytes into logs, snapshots, messages and requests",
+        run: fuzz::run,
     },
     Subcommand {
         name: "power-cut",

@@ -188,7 +188,7 @@ fn append_message(request: &AppendEntriesRequest<TypeConfig>) -> peer::AppendReq
     }
 }
 
-fn append_result(reply: peer::AppendReply) -> io::Result<StreamAppendResult<TypeConfig>> {
+pub(crate) fn append_result(reply: peer::AppendReply) -> io::Result<StreamAppendResult<TypeConfig>> {
     use peer::append_reply::Outcome;
     match reply.outcome {
         Some(Outcome::Accepted(accepted)) => Ok(Ok(accepted.matching.as_ref().map(log_id_of))),

@@ -83,7 +83,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn of(number: u8) -> Option<Self> {
+    pub(crate) fn of(number: u8) -> Option<Self> {
         use Kind::*;
         [
             Hello,
@@ -187,7 +187,7 @@ impl FrameReader {
     }
 }
 
-fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
+pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {
     let Some(header) = buffer.first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };

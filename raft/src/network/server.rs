@@ -399,7 +399,7 @@ async fn question_reply(
     }
 }
 
-fn append_request(frame: Frame) -> io::Result<AppendEntriesRequest<TypeConfig>> {
+pub(crate) fn append_request(frame: Frame) -> io::Result<AppendEntriesRequest<TypeConfig>> {
     let message: peer::AppendRequest = frame.message()?;
     let mut entries = Vec::with_capacity(message.entries.len());
     for entry in message.entries {
@@ -431,7 +431,7 @@ fn append_reply(result: &StreamAppendResult<TypeConfig>) -> peer::AppendReply {
     }
 }
 
-fn vote_request(frame: Frame) -> io::Result<VoteRequest<TypeConfig>> {
+pub(crate) fn vote_request(frame: Frame) -> io::Result<VoteRequest<TypeConfig>> {
     let message: peer::VoteRequest = frame.message()?;
     let mut request = VoteRequest::new(
         vote_of(message.vote.as_ref())?,
