@@ -35,7 +35,15 @@ fn validate_put(put: &Put) -> Result<(), Rejected> {
     Ok(())
 }
 
+/// Keys and counts of the whole tree come first; only then keys changed twice.
 fn validate_txn(txn: &Txn, limit: usize) -> Result<(), Rejected> {
+    validate_ops(txn, limit)?;
+    changed_keys(&txn.success)?;
+    changed_keys(&txn.failure)?;
+    Ok(())
+}
+
+fn validate_ops(txn: &Txn, limit: usize) -> Result<(), Rejected> {
     let ops = txn.compare.len().max(txn.success.len()).max(txn.failure.len());
     if ops > limit {
         return Err(Rejected::TooManyOps);
@@ -48,11 +56,9 @@ fn validate_txn(txn: &Txn, limit: usize) -> Result<(), Rejected> {
             TxnOp::Range(range) => non_empty(&range.key)?,
             TxnOp::Put(put) => validate_put(put)?,
             TxnOp::DeleteRange(delete) => non_empty(&delete.key)?,
-            TxnOp::Txn(nested) => validate_txn(nested, limit - ops)?,
+            TxnOp::Txn(nested) => validate_ops(nested, limit - ops)?,
         }
     }
-    changed_keys(&txn.success)?;
-    changed_keys(&txn.failure)?;
     Ok(())
 }
 
