@@ -8,7 +8,10 @@ use kelson_proto::peer;
 use crate::codec::{decode_membership, log_id_of, vote_of};
 use crate::network::client::append_result;
 use crate::network::frame::{Frame, Kind, take_frame};
-use crate::network::server::{append_request, vote_request};
+use crate::network::incoming::{append_request, proposals, vote_request};
+
+/// The member that the bytes are for.
+const OWN: u64 = 1;
 
 /// Reads a byte stream as a connection's: frames, and the message in each.
 pub fn read_frames(bytes: &[u8]) {
@@ -35,13 +38,13 @@ fn read(frame: Frame) -> io::Result<()> {
             frame.message::<peer::Hello>()?;
         }
         Kind::Append => {
-            append_request(frame)?;
+            append_request(frame, OWN)?;
         }
         Kind::AppendReply => {
             let _: Result<_, _> = append_result(frame.message()?)?;
         }
         Kind::Vote | Kind::PreVote => {
-            vote_request(frame)?;
+            vote_request(frame, OWN)?;
         }
         Kind::VoteReply => {
             let reply: peer::VoteReply = frame.message()?;
@@ -67,7 +70,7 @@ fn read(frame: Frame) -> io::Result<()> {
             frame.message::<peer::SnapshotReply>()?;
         }
         Kind::Forward => {
-            frame.message::<peer::Forward>()?;
+            proposals(frame)?;
         }
         Kind::ReadIndex => {
             frame.message::<peer::ReadIndexRequest>()?;

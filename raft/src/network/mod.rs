@@ -4,6 +4,7 @@
 pub(crate) mod acknowledged;
 pub(crate) mod client;
 pub(crate) mod frame;
+pub(crate) mod incoming;
 pub(crate) mod link;
 pub(crate) mod server;
 pub mod transport;

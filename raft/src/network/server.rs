@@ -14,18 +14,19 @@ use kelson_storage::snapshot::{ImageReader, temporary_beside};
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
-    VoteRequest, VoteResponse,
+    VoteResponse,
 };
 use openraft::storage::Snapshot;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::frame::{Frame, FrameReader, FrameWriter, Kind, PROTOCOL_VERSION, Purpose};
+use super::incoming::{append_request, proposals, vote_of_another, vote_request};
 use super::link::Identity;
 use super::transport::{Listener, Reader, Writer};
 use crate::agreement::StateHashes;
 use crate::campaign::LeaderSigns;
-use crate::codec::{decode_membership, entry_of, invalid, log_id_message, log_id_of, vote_message, vote_of};
+use crate::codec::{decode_membership, invalid, log_id_message, log_id_of, vote_message, vote_of};
 use crate::executor::{Executor, Tasks};
 use crate::meters::{PeerMeters, UnderWay};
 use crate::node::{LeaderServiceSlot, Raft};
@@ -154,7 +155,7 @@ impl PeerService {
                     let Some(frame) = frame? else { return Ok(()) };
                     match frame.kind {
                         Kind::Append => {
-                            if requests.send(append_request(frame)?).await.is_err() {
+                            if requests.send(append_request(frame, self.identity.id)?).await.is_err() {
                                 return Ok(());
                             }
                         }
@@ -183,11 +184,11 @@ impl PeerService {
     async fn answer_vote(&self, frame: Frame, writer: &mut FrameWriter) -> io::Result<()> {
         match frame.kind {
             Kind::Vote => {
-                let reply = self.raft.vote(vote_request(frame)?).await;
+                let reply = self.raft.vote(vote_request(frame, self.identity.id)?).await;
                 writer.put(Kind::VoteReply, &vote_reply(&fatal_only(reply)?));
             }
             Kind::PreVote => {
-                let reply = self.raft.pre_vote(vote_request(frame)?).await;
+                let reply = self.raft.pre_vote(vote_request(frame, self.identity.id)?).await;
                 writer.put(Kind::VoteReply, &vote_reply(&fatal_only(reply)?));
             }
             Kind::Transfer => {
@@ -259,7 +260,7 @@ impl PeerService {
         begin: &peer::SnapshotBegin,
         reader: &mut FrameReader,
     ) -> io::Result<peer::Vote> {
-        let vote = vote_of(begin.vote.as_ref())?;
+        let vote = vote_of_another(begin.vote.as_ref(), self.identity.id)?;
         let membership = decode_membership(begin.membership.clone())?;
         let meta = SnapshotMeta {
             last_log_id: begin.last.as_ref().map(log_id_of),
@@ -323,8 +324,7 @@ impl PeerService {
                     let Some(frame) = frame? else { return Ok(()) };
                     match frame.kind {
                         Kind::Forward => {
-                            let message: peer::Forward = frame.message()?;
-                            self.sequencer.push(message.proposals);
+                            self.sequencer.push(proposals(frame)?);
                         }
                         Kind::ReadIndex => {
                             let message: peer::ReadIndexRequest = frame.message()?;
@@ -399,24 +399,6 @@ async fn question_reply(
     }
 }
 
-pub(crate) fn append_request(frame: Frame) -> io::Result<AppendEntriesRequest<TypeConfig>> {
-    let message: peer::AppendRequest = frame.message()?;
-    let mut entries = Vec::with_capacity(message.entries.len());
-    for entry in message.entries {
-        let id = entry
-            .id
-            .as_ref()
-            .ok_or_else(|| invalid("an entry without an id".to_owned()))?;
-        entries.push(entry_of(log_id_of(id), entry.payload)?);
-    }
-    Ok(AppendEntriesRequest {
-        vote: vote_of(message.vote.as_ref())?,
-        prev_log_id: message.previous.as_ref().map(log_id_of),
-        entries,
-        leader_commit: message.commit.as_ref().map(log_id_of),
-    })
-}
-
 fn append_reply(result: &StreamAppendResult<TypeConfig>) -> peer::AppendReply {
     use peer::append_reply::Outcome;
     let outcome = match result {
@@ -429,16 +411,6 @@ fn append_reply(result: &StreamAppendResult<TypeConfig>) -> peer::AppendReply {
     peer::AppendReply {
         outcome: Some(outcome),
     }
-}
-
-pub(crate) fn vote_request(frame: Frame) -> io::Result<VoteRequest<TypeConfig>> {
-    let message: peer::VoteRequest = frame.message()?;
-    let mut request = VoteRequest::new(
-        vote_of(message.vote.as_ref())?,
-        message.last.as_ref().map(log_id_of),
-    );
-    request.leadership_transfer = message.leadership_transfer;
-    Ok(request)
 }
 
 fn vote_reply(reply: &VoteResponse<TypeConfig>) -> peer::VoteReply {
