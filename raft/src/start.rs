@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use crate::agreement::{Agreement, StateHashes};
 use crate::campaign::{self, LeaderSigns, campaign};
 use crate::checkpoint::purge_log;
+use crate::codec::decode_membership;
 use crate::environment::Environment;
 use crate::executor::{Blocked, Tasks};
 use crate::fault::FaultSignal;
@@ -281,6 +282,7 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
         ));
     }
     let store = Store::open(disk.clone(), store_options)?;
+    check_owner(&store, config)?;
     if !has_log && store.applied().is_some() {
         return Err(unusable(
             &log_directory,
@@ -336,6 +338,29 @@ fn follow_announced(wal: &mut Wal, recovered: &mut Recovered, upto: LogPosition)
     recovered.purged = Some(upto);
     recovered.last = Some(upto);
     Ok(())
+}
+
+/// The log names its cluster and its member; the database tells by the members that it knows.
+fn check_owner(store: &Store, config: &NodeConfig) -> Result<(), Fault> {
+    let database = config.database();
+    let Some((_, encoded)) = store.membership() else {
+        return Ok(());
+    };
+    let membership = decode_membership(encoded)
+        .map_err(|error| Fault::damaged(&database, 0, format!("membership: {error}")))?;
+    if membership.get_node(&config.id).is_some() {
+        return Ok(());
+    }
+    let members: Vec<String> = membership.nodes().map(|(id, _)| format!("{id:x}")).collect();
+    Err(unusable(
+        &database,
+        format!(
+            "the database belongs to a cluster of members {}, and this is member {:x}; restore the member's own, or \
+             start with an empty data directory",
+            members.join(", "),
+            config.id
+        ),
+    ))
 }
 
 fn raft_config(config: &NodeConfig) -> Result<Config, Fault> {

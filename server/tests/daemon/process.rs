@@ -31,6 +31,25 @@ fn command(arguments: &[String]) -> Command {
     command
 }
 
+/// As [`run_owned`], on a file system without any room: no write to a file succeeds.
+pub async fn run_without_space(arguments: &[String]) -> Ended {
+    let mut command = command(arguments);
+    let no_room = || {
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: a plain system call with a pointer to a live value of the right type.
+        match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const none) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(no_room) };
+    ended(command).await
+}
+
 /// Runs a command line that is not expected to serve.
 pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
     let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -39,8 +58,13 @@ pub async fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
 
 /// As [`run`].
 pub async fn run_owned(arguments: &[String], environment: &[(&str, &str)]) -> Ended {
-    let output = command(arguments).envs(environment.iter().copied()).output();
-    let output = tokio::time::timeout(PATIENCE, output)
+    let mut command = command(arguments);
+    command.envs(environment.iter().copied());
+    ended(command).await
+}
+
+async fn ended(mut command: Command) -> Ended {
+    let output = tokio::time::timeout(PATIENCE, command.output())
         .await
         .expect("to end")
         .expect("to run");
