@@ -160,6 +160,31 @@ impl Cluster {
         &self.members[index].endpoint
     }
 
+    /// `host:port` that a member listens on for its peers; none if the test did not start it.
+    pub fn peer_endpoint(&self, index: usize) -> Option<&str> {
+        let flags = &self.members[index].flags;
+        flags
+            .iter()
+            .find_map(|flag| flag.strip_prefix("--listen-peer-urls=http://"))
+    }
+
+    /// Memory that a member's process holds, in bytes; none if it has ended, or the test did not start it.
+    pub fn resident_bytes(&self, index: usize) -> Option<u64> {
+        self.members[index].process.as_ref()?.resident_bytes()
+    }
+
+    /// What a member logged; nothing if the test did not start it.
+    pub fn log(&self, index: usize) -> String {
+        let process = self.members[index].process.as_ref();
+        process.map(Process::log).unwrap_or_default()
+    }
+
+    /// The end of it.
+    pub fn log_tail(&self, index: usize) -> String {
+        let process = self.members[index].process.as_ref();
+        process.map(Process::log_tail).unwrap_or_default()
+    }
+
     /// A client that talks to one member only.
     pub fn client(&self, index: usize) -> Client {
         Client::of(&self.members[index].endpoint)
