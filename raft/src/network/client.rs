@@ -18,7 +18,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::acknowledged::Acknowledged;
@@ -64,11 +64,34 @@ impl Network {
             target,
             urls: node.urls.clone(),
             purpose,
-            link: None,
+            line: None,
+            connecting: Mutex::default(),
             unreachable: false,
         }
     }
 }
+
+/// A connection that has been made.
+struct Line {
+    link: Link,
+    /// Replies on their way that nobody waits for any more, because openraft has given up on their heartbeats. They
+    /// must not be taken for the replies to later ones.
+    owed: usize,
+    /// Since when nothing has been heard although something is owed.
+    silent_since: Instant,
+}
+
+impl Line {
+    fn new(link: Link) -> Self {
+        Self {
+            link,
+            owed: 0,
+            silent_since: Instant::now(),
+        }
+    }
+}
+
+type Connecting = BoxFuture<'static, io::Result<Link>>;
 
 /// One peer, for one purpose. Connects when needed, reconnects after any error.
 pub(crate) struct PeerClient {
@@ -76,7 +99,11 @@ pub(crate) struct PeerClient {
     target: u64,
     urls: Vec<String>,
     purpose: Purpose,
-    link: Option<Link>,
+    line: Option<Line>,
+    /// A connection under way. openraft drops a heartbeat that takes longer than the time to the next one, and a
+    /// connection with its hello takes two round trips more than a heartbeat on it: so the next one takes it over.
+    /// Nobody ever locks it; it makes the future `Sync`.
+    connecting: Mutex<Option<Connecting>>,
     /// Whether the last attempt to connect failed, and was told.
     unreachable: bool,
 }
@@ -84,13 +111,24 @@ pub(crate) struct PeerClient {
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 impl PeerClient {
-    async fn take_link(&mut self) -> RpcResult<Link> {
-        if let Some(link) = self.link.take() {
-            return Ok(link);
+    async fn take_line(&mut self) -> RpcResult<Line> {
+        // A connection whose peer is silent for as long as a dial may take is as good as none.
+        let patience = self.network.identity.dial_timeout;
+        let line = self.line.take();
+        if let Some(line) = line.filter(|line| line.owed == 0 || line.silent_since.elapsed() < patience) {
+            return Ok(line);
         }
-        let connected = Link::connect(&self.network.identity, self.target, &self.urls, self.purpose).await;
+        let connecting = self.connecting.get_mut().get_or_insert_with(|| {
+            let (identity, target) = (self.network.identity.clone(), self.target);
+            let (urls, purpose) = (self.urls.clone(), self.purpose);
+            Box::pin(async move { Link::connect(&identity, target, &urls, purpose).await })
+        });
+        let connected = connecting.await;
+        *self.connecting.get_mut() = None;
         self.tell(connected.as_ref().err());
-        connected.map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+        connected
+            .map(Line::new)
+            .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
 
     /// Says once that the peer cannot be reached, and once that it can again.
@@ -117,13 +155,14 @@ impl PeerClient {
         message: &impl prost::Message,
         reply: Kind,
     ) -> RpcResult<M> {
-        let mut link = self.take_link().await?;
+        let mut line = self.take_line().await?;
         let timeout = self.network.identity.reply_timeout;
-        let answer = link
+        let answer = line
+            .link
             .call(kind, message, reply, timeout)
             .await
             .map_err(network_error)?;
-        self.link = Some(link);
+        self.line = Some(line);
         Ok(answer)
     }
 
@@ -203,7 +242,8 @@ struct Pipeline<'s, S> {
     client: &'s mut PeerClient,
     /// The leadership in whose name everything is sent.
     vote: Vote,
-    link: Link,
+    /// None once it is of no more use.
+    line: Option<Line>,
     input: Option<S>,
     in_flight: usize,
 }
@@ -215,6 +255,9 @@ where
     /// Sends what comes in and returns the next reply; none when everything sent has been answered.
     async fn next(&mut self) -> io::Result<Option<StreamAppendResult<TypeConfig>>> {
         let timeout = self.client.network.identity.reply_timeout;
+        let Some(line) = &mut self.line else {
+            return Ok(None);
+        };
         loop {
             if self.in_flight == 0 && self.input.is_none() {
                 return Ok(None);
@@ -223,22 +266,40 @@ where
             let waiting = self.in_flight > 0;
             tokio::select! {
                 biased;
-                frame = tokio::time::timeout(timeout, self.link.reader.require()), if waiting => {
+                frame = tokio::time::timeout(timeout, line.link.reader.require()), if waiting => {
                     let frame = frame.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no reply in time"))??;
+                    let reply = frame.expect(Kind::AppendReply)?;
+                    line.silent_since = Instant::now();
+                    if line.owed > 0 {
+                        line.owed -= 1;
+                        continue;
+                    }
                     self.in_flight -= 1;
-                    let result = append_result(frame.expect(Kind::AppendReply)?)?;
+                    let result = append_result(reply)?;
                     return self.client.note(&self.vote, result).map(Some);
                 }
                 request = next_of(&mut self.input), if may_send && self.input.is_some() => {
                     match request {
                         Some(request) => {
-                            self.link.writer.put(Kind::Append, &append_message(&request));
-                            self.link.writer.flush().await?;
+                            line.link.writer.put(Kind::Append, &append_message(&request));
+                            line.link.writer.flush().await?;
                             self.in_flight += 1;
                         }
                         None => self.input = None,
                     }
                 }
+            }
+        }
+    }
+}
+
+impl<S> Drop for Pipeline<'_, S> {
+    /// Gives the connection back, unless appends are on it: what becomes of those is asked on a new one.
+    fn drop(&mut self) {
+        if let Some(mut line) = self.line.take() {
+            line.owed += self.in_flight;
+            if line.owed == 0 || self.client.purpose == Purpose::Heartbeat {
+                self.client.line = Some(line);
             }
         }
     }
@@ -288,7 +349,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                     .acknowledged
                     .accepted(self.target, &first.vote, matching);
             }
-            let connected = self.take_link().await;
+            let connected = self.take_line().await;
             if mutant!("M12") && connected.is_err() {
                 // The quorum is openraft's own; with peers out of reach counted in, it is half of the members.
                 let taken = futures::stream::iter([first]).chain(input).map(|request| {
@@ -297,13 +358,16 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                 });
                 return Ok(Box::pin(taken) as BoxStream<'s, _>);
             }
-            let mut link = connected?;
-            link.writer.put(Kind::Append, &append_message(&first));
-            link.writer.flush().await.map_err(network_error)?;
+            let mut line = connected?;
+            line.link.writer.put(Kind::Append, &append_message(&first));
+            line.link.writer.flush().await.map_err(network_error)?;
+            if line.owed == 0 {
+                line.silent_since = Instant::now();
+            }
             let pipeline = Pipeline {
                 client: self,
                 vote: first.vote,
-                link,
+                line: Some(line),
                 input: Some(input),
                 in_flight: 1,
             };
@@ -311,13 +375,16 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
                 let mut pipeline = pipeline?;
                 match pipeline.next().await {
                     Ok(Some(Ok(matching))) => Some((Ok(Ok(matching)), Some(pipeline))),
-                    // What follows a refusal in the pipeline is refused too: drop the connection with it.
-                    Ok(Some(Err(refused))) => Some((Ok(Err(refused)), None)),
-                    Ok(None) => {
-                        pipeline.client.link = Some(pipeline.link);
-                        None
+                    Ok(Some(Err(refused))) => {
+                        // What follows a refusal in the pipeline is refused too: drop the connection with it.
+                        pipeline.line = None;
+                        Some((Ok(Err(refused)), None))
                     }
-                    Err(error) => Some((Err(network_error(error)), None)),
+                    Ok(None) => None,
+                    Err(error) => {
+                        pipeline.line = None;
+                        Some((Err(network_error(error)), None))
+                    }
                 }
             });
             Ok(Box::pin(replies) as BoxStream<'s, _>)
@@ -404,10 +471,14 @@ impl PeerClient {
 
     /// Streams the image of the present durable checkpoint, which is at or after the one openraft named.
     async fn send_image(&mut self, vote: &Vote) -> io::Result<Vote> {
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => Link::connect(&self.network.identity, self.target, &self.urls, self.purpose).await?,
+        let mut line = match self.line.take() {
+            Some(line) => line,
+            None => {
+                let identity = &self.network.identity;
+                Line::new(Link::connect(identity, self.target, &self.urls, self.purpose).await?)
+            }
         };
+        let link = &mut line.link;
         let mut image = self.network.images.open().await?;
         link.writer
             .put(Kind::SnapshotBegin, &begin_message(vote, &image)?);
@@ -430,7 +501,7 @@ impl PeerClient {
             )));
         }
         kelson_storage::reached!("snapshot_sent");
-        self.link = Some(link);
+        self.line = Some(line);
         vote_of(reply.vote.as_ref())
     }
 }
