@@ -9,3 +9,4 @@ pub mod model;
 pub mod mutants;
 pub mod power_cut;
 pub mod process;
+pub mod sim;

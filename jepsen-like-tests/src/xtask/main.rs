@@ -7,6 +7,7 @@ mod ledger;
 mod mutants;
 mod power_cut;
 mod recheck;
+mod sim;
 
 use std::process::ExitCode;
 
@@ -47,6 +48,11 @@ const SUBCOMMANDS: &[Subcommand] = &[
         name: "recheck",
         help: "the verdicts on episodes that were kept, once more",
         run: recheck::run,
+    },
+    Subcommand {
+        name: "sim",
+        help: sim::HELP,
+        run: sim::run,
     },
 ];
 
