@@ -19,7 +19,7 @@ const USAGE: &str = "usage: cargo xtask cluster [flags]
   --same             every episode takes the same seed
   --short            episodes of the length that the Gate has time for
   --binary PATH      server to run, Kelson or etcd; of several each takes every plan  [target/release/kelson]
-  --control PATH     etcd 3.5.1, which must break a promise about watches within 4 episodes before anything counts
+  --control PATH     etcd 3.5.1, which must be seen breaking a promise within 4 episodes before anything counts
   --members 3|5      members of the cluster                                           [3]
   --directory PATH   where episodes keep their files                                  [target/cluster]
   --keep             keep the files of episodes that pass, too
@@ -179,7 +179,7 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Whether the instruments are alive: a server that is known to break promises about watches must be seen doing so.
+/// Whether the instruments are alive: a server that is known to break promises must be seen doing so.
 fn check_control(control: &Path, options: &Options, with_network: bool) -> Result<()> {
     let server = Server::of(control)?;
     println!("control: {} ({})", server.version, server.binary.display());
@@ -197,7 +197,7 @@ fn check_control(control: &Path, options: &Options, with_network: bool) -> Resul
     }
     std::fs::remove_dir_all(&directory)?;
     if broken.is_none() {
-        bail!("INVALID: the control broke no promise about watches in {CONTROL_EPISODES} episodes");
+        bail!("INVALID: the control broke no promise in {CONTROL_EPISODES} episodes");
     }
     println!("the control was caught, as it must be");
     Ok(())
