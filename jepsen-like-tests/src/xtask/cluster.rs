@@ -188,9 +188,7 @@ fn check_control(control: &Path, options: &Options, with_network: bool) -> Resul
     let mut broken = None;
     for plan in Plan::several("kill", options.seed, CONTROL_EPISODES, options.members, &USUAL)? {
         let reasons = campaign.run(&plan)?;
-        broken = reasons
-            .into_iter()
-            .find(|reason| reason.starts_with("watch: FAIL"));
+        broken = reasons.into_iter().find(|reason| reason.contains(": FAIL\n"));
         if broken.is_some() {
             break;
         }
