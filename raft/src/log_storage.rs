@@ -122,6 +122,11 @@ impl LogStorage {
         Ok((log, LogThread { queue, thread }))
     }
 
+    /// The index up to which the log is on disk; 0 for none.
+    pub(crate) fn flushed(&self) -> u64 {
+        self.shared.table.lock().flushed.unwrap_or(0)
+    }
+
     /// What the log holds, without the thread that writes it.
     fn over(wal: &Wal, recovered: &Recovered, ready: Bell) -> Result<Self, Fault> {
         let vote = match &recovered.vote {

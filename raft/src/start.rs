@@ -1,5 +1,8 @@
 //! From a data directory to a running node.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +90,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         store.checkpointer(),
         store.applied(),
         fault.clone(),
+        log.clone(),
         meters.clone(),
         &executor,
     )?;
@@ -299,9 +303,9 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
     let (mut wal, mut recovered) = Wal::open(disk, options, !has_log)?;
     if let Some(upto) = store.applied()
         && recovered.last < Some(upto)
-        && recovered.committed == Some(upto)
+        && (recovered.committed == Some(upto) || has_all_it_held(&recovered, &store))
     {
-        follow_announced(&mut wal, &mut recovered, upto)?;
+        follow(&mut wal, &mut recovered, upto)?;
     }
     if recovered.last < store.applied() {
         return Err(unusable(
@@ -328,10 +332,18 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
     })
 }
 
-/// The member died after a snapshot had replaced its database and before its log knew: the log ends where it was
-/// announced that the state at `upto` would come. What the log holds is below that state, or was never committed.
-fn follow_announced(wal: &mut Wal, recovered: &mut Recovered, upto: LogPosition) -> Result<(), Fault> {
-    tracing::info!(end = ?recovered.last, snapshot = ?upto, "the log goes on after a snapshot that it did not know");
+/// Whether the log still has all that was on disk when the database was written. The others may have committed what
+/// this member had not synced, and so never acknowledged: it is applied, and durable in the database first when the
+/// power goes at that moment.
+fn has_all_it_held(recovered: &Recovered, store: &Store) -> bool {
+    recovered.last.map_or(0, |last| last.index) >= store.log_end()
+}
+
+/// Lets a log that ends before the database go on after it. What the log holds is below that state, or was never
+/// committed. Either a snapshot had replaced the database and the log had only heard of its coming, or see
+/// [`has_all_it_held`].
+fn follow(wal: &mut Wal, recovered: &mut Recovered, upto: LogPosition) -> Result<(), Fault> {
+    tracing::info!(end = ?recovered.last, state = ?upto, "the log ends before the database, and goes on after it");
     wal.truncate_after(recovered.purged)?;
     wal.purge(upto)?;
     wal.flush(true)?;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::executor::{Bell, Executor, Next, Running, Worker};
 use crate::fault::FaultSignal;
+use crate::log_storage::LogStorage;
 use crate::meters::Meters;
 
 /// Pause between two steps while there is something to write. Longer: bigger transactions, more memory in the overlay.
@@ -64,6 +65,7 @@ impl StorageThread {
         checkpointer: Checkpointer,
         durable: Option<LogPosition>,
         fault: FaultSignal,
+        log: LogStorage,
         meters: Arc<Meters>,
         executor: &Executor,
     ) -> Result<(Self, Running), Fault> {
@@ -74,7 +76,7 @@ impl StorageThread {
             checkpointer: Mutex::new(checkpointer),
             durable: sender,
         });
-        let thread = executor.start("kelson-storage", Writer::new(shared.clone(), fault, meters))?;
+        let thread = executor.start("kelson-storage", Writer::new(shared.clone(), fault, log, meters))?;
         Ok((
             Self {
                 shared,
@@ -132,6 +134,7 @@ impl StorageThread {
 struct Writer {
     shared: Arc<Shared>,
     fault: FaultSignal,
+    log: LogStorage,
     meters: Arc<Meters>,
     /// The pause before the next step is over.
     waited: bool,
@@ -143,10 +146,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(shared: Arc<Shared>, fault: FaultSignal, meters: Arc<Meters>) -> Self {
+    fn new(shared: Arc<Shared>, fault: FaultSignal, log: LogStorage, meters: Arc<Meters>) -> Self {
         Self {
             shared,
             fault,
+            log,
             meters,
             waited: false,
             last_durable: Instant::now(),
@@ -180,7 +184,11 @@ impl Writer {
             || self.unsynced_bytes >= DURABLE_BYTES_MAX
             || self.last_durable.elapsed() >= DURABLE_EVERY;
         let began = Instant::now();
-        let step = self.shared.checkpointer.lock().step(durable)?;
+        let step = {
+            let mut checkpointer = self.shared.checkpointer.lock();
+            checkpointer.log_ends(self.log.flushed());
+            checkpointer.step(durable)?
+        };
         self.meters.backend_commit.observe(began.elapsed());
         self.unsynced_bytes = step.unsynced_bytes;
         self.unsynced = !durable;

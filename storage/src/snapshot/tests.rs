@@ -38,6 +38,7 @@ fn meta() -> Meta {
         removed_members: vec![9],
         alarms: vec![(5, AlarmKind::NoSpace)],
         cluster_version: Some("3.7.0".into()),
+        log_end: 0,
     }
 }
 

@@ -48,7 +48,9 @@ impl ImageWriter {
     /// Starts the image of what `tables` holds now.
     pub fn new(tables: &Tables) -> Result<Self, Fault> {
         let tables = tables.newest();
-        let (meta, mut counts) = tables.state()?;
+        let (mut meta, mut counts) = tables.state()?;
+        // Where this member's log ends is nothing to whom the image is for.
+        meta.log_end = 0;
         let mut section = Section::Leases(tables.leases()?);
         if mutant!("M43") {
             // The image has no leases, and says so.

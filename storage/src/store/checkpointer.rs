@@ -36,6 +36,8 @@ pub struct Checkpointer {
     /// The newest compaction that has nothing left to delete.
     finished: Option<u64>,
     compaction: Option<Compaction>,
+    /// Where the log ended on disk, as far as this half has been told.
+    log_end: u64,
 }
 
 /// A compaction under way.
@@ -85,7 +87,13 @@ impl Checkpointer {
             unsynced_bytes: 0,
             finished,
             compaction: None,
+            log_end: 0,
         }
+    }
+
+    /// The member's log is on disk up to the entry at `index`.
+    pub fn log_ends(&mut self, index: u64) {
+        self.log_end = index;
     }
 
     /// Writes all rows and the state that goes with them in one transaction, durable or not, with one bite of a
@@ -98,6 +106,7 @@ impl Checkpointer {
         let bite = self.bite(&captured)?;
         captured.batch.deletes.clone_from(&bite.deletes);
         captured.batch.meta.compact_finished = self.finished;
+        captured.batch.meta.log_end = self.log_end;
         let applied = captured.batch.meta.applied;
         let stands = Some((applied, self.finished));
         let is_new = stands != self.written || !bite.deletes.is_empty();

@@ -126,6 +126,7 @@ pub struct HistoryBite {
 pub struct Store {
     shared: Arc<Shared>,
     options: StoreOptions,
+    log_end: u64,
     /// What the commands under the lock did; told when it is released.
     effects: Vec<Effect>,
 }
@@ -145,6 +146,7 @@ impl Store {
     /// Those of [`Tables::open`], and [`Fault::Damaged`] if the rows are not the state that the checkpoint is of.
     pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, Fault> {
         let tables = Tables::open(disk, &options.database)?;
+        let log_end = tables.meta()?.log_end;
         let state = recovery::recover(Arc::new(tables), options.overlay_bytes, 0)?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -153,6 +155,7 @@ impl Store {
                 event_ring: Arc::new(EventRing::new(options.event_ring_bytes)),
             }),
             options,
+            log_end,
             effects: Vec::new(),
         })
     }
@@ -188,6 +191,11 @@ impl Store {
     /// Where apply stands; none before the first entry.
     pub fn applied(&self) -> Option<LogPosition> {
         self.shared.state.lock().applied
+    }
+
+    /// Where the member's log ended on disk, at least, when the checkpoint that was opened was written.
+    pub fn log_end(&self) -> u64 {
+        self.log_end
     }
 
     /// The membership of the newest membership entry applied, as the raft crate encoded it, and its position.

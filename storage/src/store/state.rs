@@ -123,6 +123,7 @@ impl State {
             removed_members: self.removed_members.iter().copied().collect(),
             alarms: self.alarms.iter().copied().collect(),
             cluster_version: self.cluster_version.clone(),
+            log_end: 0,
         }
     }
 }

@@ -45,6 +45,9 @@ pub struct Meta {
     pub alarms: Vec<(u64, AlarmKind)>,
     /// `major.minor.0` that all members agreed to speak.
     pub cluster_version: Option<String>,
+    /// Up to this index the member's own log was on disk when the record was written. What a quorum of others has
+    /// committed may be applied before: a log that ends below `applied` has lost nothing, one that ends below this has.
+    pub log_end: u64,
 }
 
 impl Default for Meta {
@@ -62,6 +65,7 @@ impl Default for Meta {
             removed_members: Vec::new(),
             alarms: Vec::new(),
             cluster_version: None,
+            log_end: 0,
         }
     }
 }
@@ -99,6 +103,7 @@ pub(crate) fn encode(meta: &Meta, counts: Counts) -> Vec<u8> {
     body.put_optional(meta.cluster_version.as_deref(), |body, version| {
         body.put_bytes(version.as_bytes());
     });
+    body.put_u64(meta.log_end);
     let mut record = Vec::with_capacity(4 + body.len());
     record.put_u32(crc32fast::hash(&body));
     record.append(&mut body);
@@ -136,6 +141,8 @@ fn decode_body(mut fields: Fields<'_>) -> Option<(Meta, Counts)> {
         removed_members: fields.list(Fields::u64)?,
         alarms: fields.list(|fields| Some((fields.u64()?, alarm_kind(fields.byte()?)?)))?,
         cluster_version: fields.optional(Fields::string)?,
+        // The first databases did not have it.
+        log_end: if fields.0.is_empty() { 0 } else { fields.u64()? },
     };
     fields.end()?;
     Some((meta, counts))
