@@ -8,7 +8,7 @@
 //! | `PUT /name`, body `terms` | 204; 400 if they cannot be read |
 //! | `DELETE /name` | 204 |
 //!
-//! An unknown name is a 404. [`kelson_storage::fail_point`] lists the names and the terms.
+//! An unknown name is a 404. [`kelson_storage::fail_point`](mod@kelson_storage::fail_point) lists the names and the terms.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

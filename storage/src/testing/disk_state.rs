@@ -15,17 +15,17 @@ use super::faulty_file::FileState;
 pub enum DiskOperation {
     /// A file that was not there was opened with `create`.
     Create,
-    /// [`DiskFile::write_all_at`].
+    /// [`DiskFile::write_all_at`](crate::disk::DiskFile::write_all_at).
     Write,
-    /// [`DiskFile::set_length`].
+    /// [`DiskFile::set_length`](crate::disk::DiskFile::set_length).
     SetLength,
-    /// [`DiskFile::sync`].
+    /// [`DiskFile::sync`](crate::disk::DiskFile::sync).
     Sync,
-    /// [`Disk::rename`].
+    /// [`Disk::rename`](crate::disk::Disk::rename).
     Rename,
-    /// [`Disk::remove`].
+    /// [`Disk::remove`](crate::disk::Disk::remove).
     Remove,
-    /// [`Disk::sync_directory`].
+    /// [`Disk::sync_directory`](crate::disk::Disk::sync_directory).
     SyncDirectory,
 }
 
