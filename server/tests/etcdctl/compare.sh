@@ -11,6 +11,12 @@
 # Exit 0: no difference. 1: some command differs. 2: the comparison could not be made.
 
 set -u -o pipefail
+
+# Commands are ended by SIGINT, as a person ends them. Whoever starts this script in the background of another has SIGINT
+# ignored for all of it, for good: then `watch` would never end.
+if [ -z "${SIGINT_IS_DEFAULT:-}" ]; then
+  SIGINT_IS_DEFAULT=1 exec env --default-signal=INT "$BASH" "$0" "$@"
+fi
 export LC_ALL=C
 
 readonly ETCDCTL=${ETCDCTL:-etcdctl}
