@@ -14,9 +14,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use crate::check::order::{Maker, Timeline};
+use crate::check::order::{Maker, Timeline, leases_of};
 use crate::check::{Evidence, Limits, Verdict, describe, seconds};
-use crate::history::{EventKind, Operation, Outcome, Request, Response, TxnOp};
+use crate::history::{EventKind, Operation, Outcome, Request, Response};
 use crate::model::Rejected;
 
 use bounds::Unrest;
@@ -293,7 +293,7 @@ fn check_answer(
         }
         (request, Outcome::Failed { text, .. }) if text == Rejected::LeaseNotFound.status().1 => {
             let mut named = Vec::new();
-            leases_named(request, &mut named);
+            leases_of(request, &mut named);
             let reasons: Vec<_> = named
                 .into_iter()
                 .map(|id| gone_while_alive(life_of(id)?, operation))
@@ -332,29 +332,4 @@ fn alive_when_gone(life: &Life<'_>, operation: &Operation, ttl: i64, timeline: &
         .map(|change| change.not_after);
     let ended = life.surely_revoked.into_iter().chain(expired).min()?;
     (operation.call > ended).then(|| format!("lease {} had ended at {} already", life.id, seconds(ended)))
-}
-
-/// Every lease that a request names.
-fn leases_named(request: &Request, leases: &mut Vec<i64>) {
-    fn of_ops(ops: &[TxnOp], leases: &mut Vec<i64>) {
-        for op in ops {
-            match op {
-                TxnOp::Put(put) if put.lease != 0 => leases.push(put.lease),
-                TxnOp::Txn(txn) => {
-                    of_ops(&txn.success, leases);
-                    of_ops(&txn.failure, leases);
-                }
-                _ => {}
-            }
-        }
-    }
-    match request {
-        Request::Put(put) if put.lease != 0 => leases.push(put.lease),
-        Request::LeaseRevoke(lease) => leases.push(lease.id),
-        Request::Txn(txn) => {
-            of_ops(&txn.success, leases);
-            of_ops(&txn.failure, leases);
-        }
-        _ => {}
-    }
 }

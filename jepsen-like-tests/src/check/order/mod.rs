@@ -23,6 +23,7 @@ mod requests;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::check) use self::requests::leases_of;
 use crate::check::{Evidence, Verdict};
 use crate::history::Event;
 

@@ -72,8 +72,8 @@ pub(super) fn writes(request: &Request, kind: EventKind, value: &Blob) -> bool {
         }
 }
 
-/// Leases that a request needs to exist.
-pub(super) fn leases_of(request: &Request, leases: &mut Vec<i64>) {
+/// Leases that a request names: it needs them to exist.
+pub(in crate::check) fn leases_of(request: &Request, leases: &mut Vec<i64>) {
     fn of_ops(ops: &[TxnOp], leases: &mut Vec<i64>) {
         for op in ops {
             match op {
