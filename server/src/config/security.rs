@@ -20,7 +20,8 @@ pub struct KeyPairFiles {
 pub struct TlsSettings {
     /// `--cert-file` and `--key-file`.
     pub key_pair: Option<KeyPairFiles>,
-    /// `--client-cert-file` and `--client-key-file`: what is shown where this member is the client.
+    /// `--peer-client-cert-file` and `--peer-client-key-file`: what is shown where this member is the client, when it is
+    /// another than `key_pair`.
     pub client_key_pair: Option<KeyPairFiles>,
     /// `--trusted-ca-file`. When set, everyone must show a certificate.
     pub trusted_ca_file: Option<PathBuf>,
@@ -94,7 +95,7 @@ impl Security {
     pub(super) fn new(values: &Values, notes: &mut Vec<Note>) -> Result<Self, String> {
         let client = TlsSettings {
             key_pair: pair(values, "cert-file", "key-file")?,
-            client_key_pair: pair(values, "client-cert-file", "client-key-file")?,
+            client_key_pair: None,
             trusted_ca_file: path(values, "trusted-ca-file"),
             revoked_file: path(values, "client-crl-file"),
             allowed_cns: Vec::new(),

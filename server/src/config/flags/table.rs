@@ -25,6 +25,7 @@ const OWN_LOG: Standing =
 const OWN_CHECKPOINT: Standing = WithoutEffect("the state is written behind the log, on its own schedule");
 const NO_MEMBERSHIP: Standing = WithoutEffect("membership changes are not served yet");
 const NO_COMPACT_PACE: Standing = WithoutEffect("compaction deletes in small bites that delay nobody");
+const NO_GATEWAY: Standing = WithoutEffect("the JSON gateway is not served yet");
 const NO_TRACING: Standing = WithoutEffect("distributed tracing is not enabled");
 const LEGACY: Standing = WithoutEffect("the flag has done nothing since etcd 2");
 
@@ -202,7 +203,7 @@ pub const TABLE: &[(&str, &[Flag])] = &[
                 "enable-grpc-gateway",
                 Bool,
                 "true",
-                WithoutEffect("the JSON gateway is not served yet"),
+                NO_GATEWAY,
                 "Serve the JSON gateway below /v3/.",
             ),
             flag(
@@ -357,14 +358,8 @@ pub const TABLE: &[(&str, &[Flag])] = &[
                 Served,
                 "CA bundle that clients' certificates must come from.",
             ),
-            flag(
-                "client-cert-file",
-                Text,
-                "",
-                Served,
-                "Certificate for connections to this member's own client listener.",
-            ),
-            flag("client-key-file", Text, "", Served, "Its key."),
+            flag("client-cert-file", Text, "", NO_GATEWAY, ""),
+            flag("client-key-file", Text, "", NO_GATEWAY, ""),
             flag(
                 "client-crl-file",
                 Text,
