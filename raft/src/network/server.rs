@@ -11,6 +11,7 @@ use kelson_storage::disk::Disk;
 use kelson_storage::fail_point;
 use kelson_storage::mutant;
 use kelson_storage::snapshot::{ImageReader, temporary_beside};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
@@ -100,7 +101,7 @@ impl PeerService {
             tracing::warn!(from = format!("{:x}", hello.from), refusal, "refused a peer");
             return Ok(());
         }
-        let peer = self.identity.meters.peer(hello.from);
+        let peer = self.meters_of(hello.from);
         reader.count_for(peer.clone());
         writer.count_for(peer.clone());
         match Purpose::of(hello.purpose) {
@@ -116,6 +117,22 @@ impl PeerService {
                 "connection for unknown purpose {}",
                 hello.purpose
             ))),
+        }
+    }
+
+    /// Members alone are remembered: whoever knows the cluster's id can say hello under any number of names.
+    fn meters_of(&self, id: u64) -> Arc<PeerMeters> {
+        let metrics = self.raft.server_metrics();
+        let is_member = metrics
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .is_some();
+        if is_member {
+            self.identity.meters.peer(id)
+        } else {
+            Arc::default()
         }
     }
 
