@@ -20,6 +20,9 @@ use crate::type_config::LogId;
 
 /// How long a round may take before its reads are told "not confirmed". Source: etcd's `readIndexRetryTime`.
 pub(crate) const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause after a round that was refused at once, as it is by a leader that hands over. Its reads come back immediately:
+/// without a pause they would go round and round for as long as the transfer takes.
+const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 
 type Confirmed = oneshot::Sender<Option<LogId>>;
 
@@ -66,15 +69,22 @@ impl LeaderReads {
             let index =
                 tokio::time::timeout(ROUND_TIMEOUT, raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
             // Dropping the senders tells the others that nothing was confirmed.
-            if let Ok(Ok(linearizer)) = index {
-                let mut index = Some(*linearizer.read_log_id().log_id());
-                if mutant!("M20") {
-                    // A new leader does not know what the old one has committed.
-                    index = committed_here(raft);
+            let linearizer = match index {
+                Ok(Ok(linearizer)) => linearizer,
+                Ok(Err(_)) => {
+                    reached!("read_round_refused");
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    continue;
                 }
-                for confirmed in round {
-                    let _ = confirmed.send(index);
-                }
+                Err(_) => continue,
+            };
+            let mut index = Some(*linearizer.read_log_id().log_id());
+            if mutant!("M20") {
+                // A new leader does not know what the old one has committed.
+                index = committed_here(raft);
+            }
+            for confirmed in round {
+                let _ = confirmed.send(index);
             }
         }
     }

@@ -92,6 +92,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "read_round_not_confirmed",
         "a leader could not confirm that it leads",
     ),
+    (
+        "read_round_refused",
+        "a leader that hands over, or that nobody hears, refused a round at once",
+    ),
     ("read_waited_for_apply", "a confirmed read had to wait for apply"),
     (
         "replication_from_file",
