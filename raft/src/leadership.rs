@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -86,17 +87,17 @@ pub(crate) async fn watch_leadership(
     let mut named = None;
     loop {
         let now = Instant::now();
-        let current = metrics.borrow_and_update().current_leader;
-        if current != named {
-            // A new leader's name comes from its own message: that is hearing it.
-            named = current;
-            signs.heard_now();
-        }
         let seen = {
             let server = metrics.borrow_and_update();
+            let current = saved_leader(&server);
+            if current != named {
+                // A new leader's name comes from its own message: that is hearing it.
+                named = current;
+                signs.heard_now();
+            }
             let term = server.vote.leader_id.term;
             let alone = server.membership_config.voter_ids().count() == 1;
-            let leader = match server.current_leader {
+            let leader = match current {
                 Some(id) if id == server.id => {
                     let acked = data
                         .borrow_watched()
@@ -134,6 +135,14 @@ pub(crate) async fn watch_leadership(
             _ = tick.tick() => {}
         }
     }
+}
+
+/// The leader of the term that this member has saved. openraft names a leader before its term is on disk, and with it
+/// the term that is: the pair would be of a leader and another one's term.
+fn saved_leader(server: &RaftServerMetrics<TypeConfig>) -> Option<u64> {
+    server
+        .current_leader
+        .filter(|leader| server.vote.is_committed() && server.vote.leader_id.voted_for == *leader)
 }
 
 #[cfg(test)]
