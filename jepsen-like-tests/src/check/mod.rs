@@ -155,7 +155,7 @@ pub fn judge(evidence: &Evidence<'_>, limits: &Limits) -> (Vec<Report>, Option<o
     let known = timeline.as_ref();
     let verdicts = [
         ("order", order),
-        ("wgl", wgl::check(evidence, limits)),
+        ("wgl", wgl::check(evidence, known, limits)),
         ("cycle", cycle::check(evidence)),
         ("watch", watch::check(evidence, known, limits)),
         ("lease", lease::check(evidence, known, limits)),

@@ -150,6 +150,21 @@ impl KeyHistory {
         }
     }
 
+    /// Takes in what is known of the calls, named by their index among all operations: by when each took effect, or that
+    /// it never did (`None`).
+    pub(super) fn tell(&mut self, known: impl Fn(usize) -> Option<u64>) {
+        let returns: Vec<Option<u64>> = self.operations.iter().map(|index| known(*index)).collect();
+        for (span, ret) in self.spans.iter_mut().zip(&returns) {
+            span.ret = ret.unwrap_or(span.ret);
+        }
+        let mut happened = returns.iter().map(Option::is_some);
+        self.spans.retain(|_| happened.next() == Some(true));
+        let mut happened = returns.iter().map(Option::is_some);
+        self.operations.retain(|_| happened.next() == Some(true));
+        let mut happened = returns.iter().map(Option::is_some);
+        self.ways.retain(|_| happened.next() == Some(true));
+    }
+
     /// How much there is to search, in words.
     pub(super) fn size(&self) -> String {
         let open = self.spans.iter().filter(|span| span.ret == u64::MAX).count();

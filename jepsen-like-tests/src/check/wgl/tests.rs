@@ -16,7 +16,7 @@ use crate::history::{
 use crate::model::Model;
 
 fn judge(evidence: &Evidence<'_>) -> Verdict {
-    check(evidence, &Limits::default())
+    check(evidence, None, &Limits::default())
 }
 
 /// Ids: 0 put a=1, 1 get a, 2 cas a 1->2, 3 get a, 4 cas a 1->3 fails, 5 put a=4 returning what was there, 6 delete a,
@@ -313,7 +313,7 @@ fn a_search_that_takes_too_long_is_undecided() {
         ..Limits::default()
     };
     assert!(matches!(
-        good().judge(|evidence| check(evidence, &limits)),
+        good().judge(|evidence| check(evidence, None, &limits)),
         Verdict::Invalid(_)
     ));
 }
