@@ -1,11 +1,13 @@
 //! A campaign: episodes one after the other, one sum of what they tried, one verdict.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use kelson_storage::reached::MARKS;
 use tokio::runtime::{Builder, Runtime};
 
 use super::episode::{self, Outcome};
@@ -176,7 +178,21 @@ impl Campaign {
             self.faults,
         );
         println!("{}", self.figures.shown());
-        println!("  {}", self.coverage);
+        let mut coverage = self.coverage.clone();
+        coverage.reached = marks_reached();
+        println!("  {coverage}");
+        if !coverage.reached.is_empty() {
+            let never = MARKS.iter().map(|(mark, _)| *mark);
+            let never: Vec<&str> = never
+                .filter(|mark| !coverage.reached.contains_key(*mark))
+                .collect();
+            println!(
+                "  {} of {} marks reached; never: {}",
+                MARKS.len() - never.len(),
+                MARKS.len(),
+                never.join(" ")
+            );
+        }
         let mut reasons = Vec::new();
         if !self.failed.is_empty() {
             let failed = self.failed.iter().map(|(name, seed)| format!("{name} {seed}"));
@@ -186,7 +202,7 @@ impl Campaign {
             reasons.extend(self.figures.breaches());
         }
         if let Some(demand) = demand.filter(|_| self.server.is_kelson()) {
-            let verdict = coverage::check(&self.coverage, demand);
+            let verdict = coverage::check(&coverage, demand);
             reasons.extend((!verdict.is_pass()).then(|| format!("coverage: {verdict}")));
         }
         reasons
@@ -216,6 +232,16 @@ impl Campaign {
     pub fn faults(&self) -> u64 {
         self.faults
     }
+}
+
+/// How often each mark was hit, if members write that down: in the file that `KELSON_REACHED` names.
+fn marks_reached() -> BTreeMap<String, u64> {
+    let file = std::env::var_os("KELSON_REACHED").and_then(|path| std::fs::read_to_string(path).ok());
+    let mut counts = BTreeMap::new();
+    for mark in file.unwrap_or_default().lines() {
+        *counts.entry(mark.to_owned()).or_default() += 1;
+    }
+    counts
 }
 
 fn show(outcome: &Outcome, figures: &Figures) {
