@@ -1,6 +1,7 @@
 //! The clients: each asks some member something, waits for the answer or for the member's end, writes down both, and
 //! goes on.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use kelson_storage::testing::Random;
@@ -8,17 +9,22 @@ use kelson_storage::testing::Random;
 use super::api;
 use super::cluster::Cluster;
 use super::plan::{Plan, chance};
+use crate::check::cycle;
 use crate::history::{
     Blob, Compact, Compare, CompareResult, CompareTarget, DeleteRange, LeaseGrant, LeaseId, Outcome, Put,
-    Range, Request, Response, Txn, TxnOp,
+    Range, Request, Response, Txn, TxnOp, TxnOpResponse,
 };
 
 /// Pause of a client that finds no member running.
 const NOBODY_PAUSE: Duration = Duration::from_millis(50);
-/// Seconds that leases are granted for: no less than any member's minimum, and longer than some runs.
-const LEASE_TTLS: [i64; 5] = [3, 3, 5, 10, 3600];
+/// Seconds that leases are granted for: no less than the minimum of a member whose timers run at half speed, and longer
+/// than some runs.
+const LEASE_TTLS: [i64; 5] = [6, 6, 7, 10, 3600];
 /// Leases by client: an id is granted once, so that a lease found is always the same lease.
 const LEASES_PER_CLIENT: u64 = 100_000;
+
+/// Elements of a list that is full: it is written whole each time.
+const LONGEST_LIST: usize = 30;
 
 /// One client.
 pub struct Client {
@@ -32,6 +38,10 @@ pub struct Client {
     leases: u64,
     /// The newest mod revision seen of some key, for compares that may hold.
     seen: Option<(Blob, i64)>,
+    /// Lists as they were seen last, with their revision.
+    lists: BTreeMap<Blob, (Vec<String>, i64)>,
+    /// Lists that are full.
+    full_lists: u64,
 }
 
 impl Client {
@@ -45,6 +55,8 @@ impl Client {
             values: 0,
             leases: 0,
             seen: None,
+            lists: BTreeMap::new(),
+            full_lists: 0,
         }
     }
 
@@ -59,17 +71,37 @@ impl Client {
                 continue;
             }
             let request = self.request();
-            if let Some(Outcome::Ok(response)) = ask(&self.cluster, self.number, member, request).await {
-                self.remember(&response);
+            let outcome = ask(&self.cluster, self.number, member, request.clone()).await;
+            if let Some(Outcome::Ok(response)) = outcome {
+                self.remember(&request, &response);
             }
         }
     }
 
-    fn remember(&mut self, response: &Response) {
-        if let Response::Range(range) = response
-            && let Some(kv) = range.kvs.first()
-        {
-            self.seen = Some((kv.key.clone(), kv.mod_revision));
+    fn remember(&mut self, request: &Request, response: &Response) {
+        match (request, response) {
+            (_, Response::Range(range)) => {
+                if let Some(kv) = range.kvs.first() {
+                    self.seen = Some((kv.key.clone(), kv.mod_revision));
+                }
+            }
+            (Request::Txn(txn), Response::Txn(response)) => {
+                let list = match (txn.success.first(), response.responses.first()) {
+                    (Some(TxnOp::Put(put)), _) if response.succeeded => {
+                        Some((&put.key, &put.value, response.header.revision))
+                    }
+                    (_, Some(TxnOpResponse::Range(range))) => {
+                        range.kvs.first().map(|kv| (&kv.key, &kv.value, kv.mod_revision))
+                    }
+                    _ => None,
+                };
+                if let Some((key, value, revision)) = list
+                    && key.as_slice().starts_with(cycle::PREFIX.as_bytes())
+                {
+                    self.lists.insert(key.clone(), (cycle::decode(value), revision));
+                }
+            }
+            _ => {}
         }
     }
 
@@ -130,9 +162,40 @@ impl Client {
         range
     }
 
+    /// One more element at the end of a list, if it is as this client saw it last; else how it is now. Two lists are in
+    /// use at a time.
+    fn append(&mut self) -> Txn {
+        let number = self.full_lists + self.random.below(2);
+        let key = Blob::from(format!("{}{number}", cycle::PREFIX));
+        let (mut elements, revision) = self.lists.get(&key).cloned().unwrap_or_default();
+        if elements.len() >= LONGEST_LIST {
+            self.full_lists += 1;
+        }
+        self.values += 1;
+        elements.push(format!("c{}-{}", self.number, self.values));
+        Txn {
+            compare: vec![Compare {
+                key: key.clone(),
+                result: CompareResult::Equal,
+                target: CompareTarget::Mod(revision),
+                ..Compare::default()
+            }],
+            success: vec![TxnOp::Put(Put {
+                key: key.clone(),
+                value: cycle::encode(&elements),
+                ..Put::default()
+            })],
+            failure: vec![TxnOp::Range(Range {
+                key,
+                ..Range::default()
+            })],
+        }
+    }
+
     fn request(&mut self) -> Request {
         match self.random.below(100) {
-            0..35 => Request::Range(self.range()),
+            0..27 => Request::Range(self.range()),
+            27..35 => Request::Txn(self.append()),
             35..65 => Request::Put(self.put()),
             65..73 => self.delete(),
             73..88 => Request::Txn(self.txn()),

@@ -1,7 +1,7 @@
 //! The verdict over a run's history: the checkers that every rung shares.
 
 use crate::check::coverage::Tally;
-use crate::check::{Evidence, Limits, Verdict, lease, order, watch, wgl};
+use crate::check::{Evidence, Limits, Verdict, cycle, durability, lease, order, watch, wgl};
 use crate::history::History;
 
 /// Asks the checkers about a run: what was found, by the first of them that found something (undecided counts), and
@@ -14,7 +14,9 @@ pub fn judge(history: &History) -> (Result<(), String>, Tally) {
     let verdict = accept("order", &verdict)
         .and_then(|()| accept("watch", &watch::check(&evidence, known, &limits)))
         .and_then(|()| accept("lease", &lease::check(&evidence, known, &limits)))
-        .and_then(|()| accept("wgl", &wgl::check(&evidence, &limits)));
+        .and_then(|()| accept("wgl", &wgl::check(&evidence, known, &limits)))
+        .and_then(|()| accept("cycle", &cycle::check(&evidence)))
+        .and_then(|()| accept("durability", &durability::check(&evidence)));
     (verdict, Tally::of(&evidence, known))
 }
 

@@ -268,7 +268,7 @@ fn agreement(cluster: &Cluster, state: &mut String) -> Option<Result<(), String>
     Some(Ok(()))
 }
 
-/// Reads everything through each member.
+/// Reads everything through each member, and all history of the last.
 async fn last_reads(cluster: &Cluster, deadline: Instant) -> Result<(), String> {
     cluster.inner.recorder.mark(Phase::Final);
     for member in cluster.members() {
@@ -287,5 +287,12 @@ async fn last_reads(cluster: &Cluster, deadline: Instant) -> Result<(), String> 
             }
         }
     }
-    Ok(())
+    let last = *cluster.members().end();
+    let node = cluster
+        .node(last)
+        .ok_or_else(|| format!("member {last} ended after all faults"))?;
+    cluster
+        .inner
+        .recorder
+        .final_history(LAST_CLIENT, last, node.reader())
 }

@@ -186,14 +186,7 @@ impl Recorder {
                 }
             };
             for batch in &bite.batches {
-                self.observe(WatchResponse {
-                    header: Header {
-                        revision: batch.revision as i64,
-                        ..Header::default()
-                    },
-                    events: events_of(batch),
-                    ..WatchResponse::default()
-                });
+                self.observe(response_of(batch));
             }
             let mut inner = self.inner.lock();
             inner.collected = inner.collected.max(bite.next - 1);
@@ -201,6 +194,44 @@ impl Recorder {
                 return;
             }
         }
+    }
+
+    /// Reads all history that a member has, as a watcher of all keys from its beginning would see it.
+    pub fn final_history(&self, client: u32, member: u64, reader: &StoreReader) -> Result<(), String> {
+        let stream = self.number();
+        let mut next = reader.compacted().map_or(FIRST_REVISION, |at| at + 1);
+        let tell = |event| self.stream(client, member, stream, event);
+        tell(StreamEvent::Open);
+        tell(StreamEvent::Create {
+            watcher: stream,
+            request: WatchCreate {
+                start_revision: next as i64,
+                ..everything()
+            },
+        });
+        tell(StreamEvent::Response(WatchResponse {
+            header: header(reader.revision()),
+            created: true,
+            ..WatchResponse::default()
+        }));
+        next = next.max(FIRST_REVISION + 1);
+        while next <= reader.revision() {
+            let bite = reader
+                .history(next, BITE_BYTES)
+                .map_err(|error| format!("the history of member {member} cannot be read: {error:?}"))?;
+            for batch in &bite.batches {
+                tell(StreamEvent::Response(response_of(batch)));
+            }
+            if bite.next <= next {
+                return Err(format!("the history of member {member} ends before {next}"));
+            }
+            next = bite.next;
+        }
+        tell(StreamEvent::Closed {
+            code: 0,
+            text: "all was read".to_owned(),
+        });
+        Ok(())
     }
 
     /// The revision up to which all events are known here.
@@ -217,12 +248,7 @@ impl Recorder {
         self.observation(StreamEvent::Open);
         self.observation(StreamEvent::Create {
             watcher: u64::from(OBSERVER),
-            request: WatchCreate {
-                key: vec![0].into(),
-                range_end: vec![0].into(),
-                start_revision: FIRST_REVISION as i64,
-                ..WatchCreate::default()
-            },
+            request: everything(),
         });
         self.observe(WatchResponse {
             created: true,
@@ -242,6 +268,30 @@ impl Recorder {
             stream: u64::from(OBSERVER),
             event,
         }));
+    }
+}
+
+fn everything() -> WatchCreate {
+    WatchCreate {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        start_revision: FIRST_REVISION as i64,
+        ..WatchCreate::default()
+    }
+}
+
+fn header(revision: u64) -> Header {
+    Header {
+        revision: revision as i64,
+        ..Header::default()
+    }
+}
+
+fn response_of(batch: &EventBatch) -> WatchResponse {
+    WatchResponse {
+        header: header(batch.revision),
+        events: events_of(batch),
+        ..WatchResponse::default()
     }
 }
 

@@ -3,23 +3,39 @@
 //! One seed, or many on all cores. A seed that fails is printed with what was wrong and how to play it
 //! again; with `--shrink` kinds of faults are left out one by one for as long as it still fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use kelson_jepsen::check::coverage::Tally;
+use kelson_jepsen::check::coverage::{self, Demand, Tally};
 use kelson_jepsen::history;
 use kelson_jepsen::sim::plan::{FaultKind, Plan};
 use kelson_jepsen::sim::{self, Report};
+use kelson_storage::reached;
 
 use crate::ledger::{self, Line};
 
 /// One line of help.
 pub const HELP: &str = "play seeds of the simulation: --seed N [--count K] [--seconds S] [--without A,B] [--shrink] \
-                        [--twice] [--jobs N] [--trace] [--history FILE] [--ledger]";
+                        [--twice] [--jobs N] [--trace] [--history FILE] [--demand] [--ledger]";
+
+/// Marks on paths that the simulation has not: it damages no data, has no quota, and its values and streams are small.
+const OUT_OF_REACH: [&str; 7] = [
+    "apply_waited_for_database",
+    "compaction_in_bites",
+    "damage_refused",
+    "member_differs",
+    "nospace_refused_at_apply",
+    "snapshot_refused",
+    "watch_ring_lost",
+];
+/// Real time after which a seed hangs: it goes round and round without its clock moving on. Usual are some seconds.
+const HANGS_AFTER: Duration = Duration::from_secs(300);
+/// Time between two looks at what is being played.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 struct Flags {
@@ -32,6 +48,8 @@ struct Flags {
     trace: bool,
     history: Option<String>,
     ledger: bool,
+    /// Whether too little of what the design wants tried is a failure.
+    demand: bool,
     /// Threads that play seeds.
     jobs: usize,
 }
@@ -48,6 +66,7 @@ impl Flags {
             trace: false,
             history: None,
             ledger: false,
+            demand: false,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
         };
         let mut arguments = arguments.into_iter();
@@ -68,6 +87,7 @@ impl Flags {
                 "--twice" => flags.twice = true,
                 "--trace" => flags.trace = true,
                 "--ledger" => flags.ledger = true,
+                "--demand" => flags.demand = true,
                 _ => bail!("unknown flag {flag}"),
             }
         }
@@ -135,7 +155,8 @@ pub fn run(arguments: Vec<String>) -> anyhow::Result<()> {
     if flags.count == 1 {
         println!("{:#?}", flags.plan(flags.seed));
     }
-    let sum = play_all(&flags);
+    let mut sum = play_all(&flags);
+    count_marks(&mut sum.coverage);
     println!(
         "{} seeds, {} virtual s, {} operations ({} unknown), {} faults, {} elections, {} deaths, {} failed",
         sum.played,
@@ -148,24 +169,63 @@ pub fn run(arguments: Vec<String>) -> anyhow::Result<()> {
         sum.failed.len()
     );
     println!("{}", sum.coverage);
+    let never = sum.coverage.reached.iter().filter(|(_, count)| **count == 0);
+    let never: Vec<&str> = never.map(|(mark, _)| mark.as_str()).collect();
+    println!(
+        "{} of {} marks reached; never: {}",
+        sum.coverage.reached.len() - never.len(),
+        sum.coverage.reached.len(),
+        never.join(" ")
+    );
+    let mut reasons = Vec::new();
+    if !sum.failed.is_empty() {
+        reasons.push(format!("{} seeds failed", sum.failed.len()));
+    }
+    if flags.demand {
+        let verdict = coverage::check(&sum.coverage, &demand());
+        reasons.extend((!verdict.is_pass()).then(|| format!("coverage: {verdict}")));
+    }
     if flags.ledger {
-        append_to_ledger(&flags, &sum)?;
+        append_to_ledger(&flags, &sum, &reasons)?;
     }
-    if sum.failed.is_empty() {
-        return Ok(());
-    }
-    if flags.shrink {
-        let (seed, _) = &sum.failed[0];
+    if flags.shrink
+        && let Some((seed, _)) = sum.failed.first()
+    {
         shrink(&flags, *seed);
     }
-    bail!("{} seeds failed", sum.failed.len())
+    if !reasons.is_empty() {
+        bail!("{}", reasons.join("\n"));
+    }
+    Ok(())
+}
+
+/// Of all faults, and of everything but changes of membership, which no plan makes yet.
+fn demand() -> Demand {
+    let kinds = FaultKind::ALL.map(|kind| kind.to_string());
+    let marks: Vec<&str> = reached::MARKS
+        .iter()
+        .map(|(mark, _)| *mark)
+        .filter(|mark| !OUT_OF_REACH.contains(mark))
+        .collect();
+    let mut demand = Demand::full(&kinds.each_ref().map(String::as_str), &marks);
+    demand.least.membership_changes = 0;
+    demand
+}
+
+/// What the marks say of all runs of this process, in builds that count.
+fn count_marks(tally: &mut Tally) {
+    let marks = reached::counts().map(|(mark, count)| (mark.to_owned(), count));
+    tally.reached = marks.collect();
+    tally.torn_tails = tally.reached.get("wal_torn_tail_cut").copied().unwrap_or(0);
 }
 
 fn play_all(flags: &Flags) -> Sum {
     let next = AtomicU64::new(flags.seed);
     let end = flags.seed + flags.count;
     let sum = Mutex::new(Sum::default());
+    let playing = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
+        scope.spawn(|| end_with_what_hangs(flags, &sum, &playing));
         for _ in 0..flags.jobs.min(usize::try_from(flags.count).unwrap_or(flags.jobs)) {
             scope.spawn(|| {
                 loop {
@@ -173,15 +233,36 @@ fn play_all(flags: &Flags) -> Sum {
                     if seed >= end {
                         return;
                     }
+                    locked(&playing).insert(seed, Instant::now());
                     let report = flags.play(seed);
-                    let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    add(&mut sum, flags, seed, report);
+                    add(&mut locked(&sum), flags, seed, report);
+                    locked(&playing).remove(&seed);
                 }
             });
         }
     });
-    sum.into_inner()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
+    sum.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A thread cannot be ended from outside, so a seed that hangs ends everything.
+fn end_with_what_hangs(flags: &Flags, sum: &Mutex<Sum>, playing: &Mutex<BTreeMap<u64, Instant>>) {
+    while locked(sum).played < flags.count {
+        std::thread::sleep(LOOK_EVERY);
+        let hanging = locked(playing)
+            .iter()
+            .find_map(|(seed, since)| (since.elapsed() > HANGS_AFTER).then_some(*seed));
+        if let Some(seed) = hanging {
+            println!(
+                "seed {seed} hangs: {HANGS_AFTER:?} and no end\n    {}",
+                flags.command(seed, &flags.without)
+            );
+            std::process::exit(1);
+        }
+    }
 }
 
 fn add(sum: &mut Sum, flags: &Flags, seed: u64, report: Report) {
@@ -200,9 +281,10 @@ fn add(sum: &mut Sum, flags: &Flags, seed: u64, report: Report) {
         );
     } else if sum.played.is_multiple_of(50) {
         println!(
-            "{} of {} seeds, {} failed",
+            "{} of {} seeds, {} virtual s, {} failed",
             sum.played,
             flags.count,
+            sum.simulated.as_secs(),
             sum.failed.len()
         );
     }
@@ -244,13 +326,13 @@ fn shrink(flags: &Flags, seed: u64) {
     println!("enough to fail: {left:?}\n    {}", flags.command(seed, &without));
 }
 
-fn append_to_ledger(flags: &Flags, sum: &Sum) -> anyhow::Result<()> {
-    let verdict = match sum.failed.len() {
-        0 => "pass".to_owned(),
-        failed => format!("{failed} seeds failed"),
+fn append_to_ledger(flags: &Flags, sum: &Sum, reasons: &[String]) -> anyhow::Result<()> {
+    let verdict = match reasons {
+        [] => "pass".to_owned(),
+        reasons => format!("fail: {}", reasons.join("; ")),
     };
     ledger::append(&Line {
-        rung: "simulation".to_owned(),
+        rung: "c simulation".to_owned(),
         seeds: format!("{}-{}", flags.seed, flags.seed + flags.count - 1),
         simulated_s: sum.simulated.as_secs(),
         operations: sum.operations,

@@ -40,3 +40,50 @@ fn heartbeats_get_through_when_a_connection_takes_longer_than_their_interval() {
     assert!(unknown <= 3, "{unknown} unknown, {ok} ok, {refused} refused");
     assert_eq!(report.elections, 1);
 }
+
+/// Seed 1016: a leader that hands over refuses to confirm reads, at once. They came back as quickly, and went round and
+/// round for as long as the transfer took: a member burned its core, and here no virtual time ever passed.
+#[test]
+fn reads_wait_while_a_leader_hands_over() {
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let links = LinkQuality {
+            delay: Duration::from_millis(1),
+            jitter: Duration::from_millis(1),
+            loss: 0,
+        };
+        let plan = Plan {
+            faults: BTreeSet::from([FaultKind::Transfer]),
+            fault_every: Duration::from_millis(300),
+            client_pause: Duration::from_millis(5),
+            ..calm(links)
+        };
+        ended.send(sim::run(&plan, false)).expect("the test waits");
+    });
+    let report = end
+        .recv_timeout(Duration::from_secs(300))
+        .expect("the simulation ends");
+    assert_eq!(report.violation, None);
+    assert!(report.elections > 10, "{} elections", report.elections);
+}
+
+/// Seed 1015: openraft names the leader of a new term before that term is saved, and next to it the term that is. A
+/// follower with a slow disk said for seconds that the new leader leads in the old term.
+#[test]
+fn a_leader_is_named_with_its_own_term() {
+    let links = LinkQuality {
+        delay: Duration::from_millis(10),
+        jitter: Duration::from_millis(10),
+        loss: 0,
+    };
+    let plan = Plan {
+        members: 5,
+        clock_rates: vec![100; 5],
+        faults: BTreeSet::from([FaultKind::Transfer, FaultKind::SlowDisk]),
+        fault_every: Duration::from_millis(300),
+        disk_latency: Duration::from_millis(25),
+        ..calm(links)
+    };
+    let report = sim::run(&plan, false);
+    assert_eq!(report.violation, None);
+}
