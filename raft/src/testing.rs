@@ -65,7 +65,7 @@ fn read(frame: Frame) -> io::Result<()> {
             decode_membership(begin.membership)?;
         }
         // The image has a target of its own.
-        Kind::SnapshotData | Kind::SnapshotEnd => {}
+        Kind::SnapshotData | Kind::SnapshotEnd | Kind::SnapshotProgress => {}
         Kind::SnapshotReply => {
             frame.message::<peer::SnapshotReply>()?;
         }

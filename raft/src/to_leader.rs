@@ -247,7 +247,7 @@ impl ToLeader {
         loop {
             self.send_waiting(&mut link);
             if link.writer.pending() > 0 {
-                link.writer.flush().await?;
+                link.writer.flush_within(self.identity.reply_timeout).await?;
             }
             tokio::select! {
                 biased;

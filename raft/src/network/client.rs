@@ -282,7 +282,7 @@ where
                     match request {
                         Some(request) => {
                             line.link.writer.put(Kind::Append, &append_message(&request));
-                            line.link.writer.flush().await?;
+                            line.link.writer.flush_within(timeout).await?;
                             self.in_flight += 1;
                         }
                         None => self.input = None,
@@ -360,7 +360,9 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             }
             let mut line = connected?;
             line.link.writer.put(Kind::Append, &append_message(&first));
-            line.link.writer.flush().await.map_err(network_error)?;
+            let bound = self.network.identity.reply_timeout;
+            let sent = line.link.writer.flush_within(bound).await;
+            sent.map_err(network_error)?;
             if line.owed == 0 {
                 line.silent_since = Instant::now();
             }
@@ -479,6 +481,7 @@ impl PeerClient {
             }
         };
         let link = &mut line.link;
+        let bound = self.network.identity.reply_timeout;
         let mut image = self.network.images.open().await?;
         link.writer
             .put(Kind::SnapshotBegin, &begin_message(vote, &image)?);
@@ -487,13 +490,24 @@ impl PeerClient {
             image = returned;
             let Some(frame) = frame else { break };
             link.writer.put_bytes(Kind::SnapshotData, &frame);
-            link.writer.flush().await?;
+            link.writer.flush_within(bound).await?;
         }
         link.writer
             .put(Kind::SnapshotEnd, &peer::SnapshotReply::default());
-        link.writer.flush().await?;
-        // The receiver rebuilds its whole index before it answers: no timeout but the transfer's own cancellation.
-        let reply: peer::SnapshotReply = link.reader.require().await?.expect(Kind::SnapshotReply)?;
+        link.writer.flush_within(bound).await?;
+        // The receiver rebuilds its whole index before it answers, but says all the time that it is at it: one that has
+        // lost its power is silent, and no packet is on the way whose loss would tell.
+        let reply = loop {
+            let frame = tokio::time::timeout(bound, link.reader.require())
+                .await
+                .map_err(|_| {
+                    io::Error::new(io::ErrorKind::TimedOut, "the receiver of a snapshot is silent")
+                })??;
+            if frame.kind != Kind::SnapshotProgress {
+                break frame;
+            }
+        };
+        let reply: peer::SnapshotReply = reply.expect(Kind::SnapshotReply)?;
         if !reply.error.is_empty() {
             return Err(invalid(format!(
                 "member {:x} did not install the snapshot: {}",

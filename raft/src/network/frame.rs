@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -80,6 +81,8 @@ pub(crate) enum Kind {
     LeaderReply = 17,
     StateHash = 18,
     StateHashReply = 19,
+    /// From who receives a snapshot: it is still at it.
+    SnapshotProgress = 20,
 }
 
 impl Kind {
@@ -105,6 +108,7 @@ impl Kind {
             LeaderReply,
             StateHash,
             StateHashReply,
+            SnapshotProgress,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)
@@ -261,6 +265,18 @@ impl FrameWriter {
     /// Bytes waiting to be written.
     pub(crate) fn pending(&self) -> usize {
         self.buffer.len()
+    }
+
+    /// As [`Self::flush`]; an error if the other side does not take it in for so long.
+    pub(crate) async fn flush_within(&mut self, bound: Duration) -> io::Result<()> {
+        tokio::time::timeout(bound, self.flush())
+            .await
+            .unwrap_or_else(|_| {
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the peer takes nothing in",
+                ))
+            })
     }
 
     /// Writes what was added.

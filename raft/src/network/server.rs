@@ -34,7 +34,7 @@ use crate::node::{LeaderServiceSlot, Raft};
 use crate::propose::Sequencer;
 use crate::read_index::LeaderReads;
 use crate::state_machine::SnapshotData;
-use crate::type_config::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::type_config::{LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 
 /// Appends handed to openraft and not yet answered; more than a client keeps in flight, so that this side never
 /// blocks on its own queue.
@@ -245,7 +245,7 @@ impl PeerService {
             let _arriving = UnderWay::new(&peer.snapshots_arriving);
             let began = Instant::now();
             let begin: peer::SnapshotBegin = frame.expect(Kind::SnapshotBegin)?;
-            let reply = match self.receive_image(&begin, &mut reader).await {
+            let reply = match self.receive_audibly(&begin, &mut reader, &mut writer).await {
                 Ok(vote) => {
                     peer.snapshots_received.observe(began.elapsed());
                     peer::SnapshotReply {
@@ -272,6 +272,29 @@ impl PeerService {
         Ok(())
     }
 
+    /// Receives an image, and says in between that it is at it: else the sender gives up.
+    async fn receive_audibly(
+        &self,
+        begin: &peer::SnapshotBegin,
+        reader: &mut FrameReader,
+        writer: &mut FrameWriter,
+    ) -> io::Result<peer::Vote> {
+        let mut receiving = std::pin::pin!(self.receive_image(begin, reader));
+        let mut ticks = tokio::time::interval(self.identity.dial_timeout);
+        let mut is_heard = true;
+        loop {
+            tokio::select! {
+                biased;
+                received = &mut receiving => return received,
+                _ = ticks.tick(), if is_heard => {
+                    writer.put_bytes(Kind::SnapshotProgress, b"");
+                    // What has come in whole is installed all the same.
+                    is_heard = writer.flush_within(self.identity.reply_timeout).await.is_ok();
+                }
+            }
+        }
+    }
+
     async fn receive_image(
         &self,
         begin: &peer::SnapshotBegin,
@@ -284,14 +307,32 @@ impl PeerService {
             last_membership: StoredMembership::new(begin.membership_at.as_ref().map(log_id_of), membership),
         };
         let path = image_path(&*self.disk, &self.snapshot_directory);
-        let disk = self.disk.clone();
-        let target = path.clone();
+        let installed = self.install_image(vote, meta, &path, reader).await;
+        if self.disk.exists(&path) {
+            // It broke off, or openraft did not want it: it came from a leader of the past, or too late.
+            self.disk.remove(&path)?;
+        }
+        installed
+    }
+
+    async fn install_image(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        path: &Path,
+        reader: &mut FrameReader,
+    ) -> io::Result<peer::Vote> {
+        let (disk, target) = (self.disk.clone(), path.to_owned());
         let mut image = self
             .executor
             .blocking(move || ImageReader::create(disk, &target))
             .await?;
         loop {
-            let frame = reader.require().await?;
+            let frame = tokio::time::timeout(self.identity.reply_timeout, reader.require())
+                .await
+                .map_err(|_| {
+                    io::Error::new(io::ErrorKind::TimedOut, "the sender of a snapshot is silent")
+                })??;
             match frame.kind {
                 Kind::SnapshotData => {
                     let fed = self.executor.blocking(move || {
@@ -307,17 +348,13 @@ impl PeerService {
         self.executor.blocking(move || image.finish()).await?;
         let snapshot = Snapshot {
             meta,
-            snapshot: SnapshotData::Received(path.clone()),
+            snapshot: SnapshotData::Received(path.to_owned()),
         };
         let reply = self
             .raft
             .install_full_snapshot(vote, snapshot)
             .await
             .map_err(|fatal| io::Error::other(fatal.to_string()))?;
-        if self.disk.exists(&path) {
-            // openraft did not want it: it came from a leader of the past, or too late.
-            self.disk.remove(&path)?;
-        }
         Ok(vote_message(&reply.vote))
     }
 
