@@ -319,6 +319,7 @@ impl<'a> Attempt<'a> {
     /// What a candidate would do now; nothing if it would not change anything.
     fn try_out(&mut self, candidate: Candidate, revision: i64) -> Option<Vec<Event>> {
         let leases = self.model.leases.clone();
+        let open = self.open.clone();
         let events = self.commit(candidate, revision);
         for event in &events {
             if let Some(versions) = self.model.keys.get_mut(&event.kv.key) {
@@ -327,6 +328,8 @@ impl<'a> Attempt<'a> {
         }
         self.model.revision = revision - 1;
         self.model.leases = leases;
+        // With them the grants that the candidate needed are unknown again.
+        self.open = open;
         Some(events).filter(|events| !events.is_empty())
     }
 
