@@ -151,6 +151,7 @@ impl Plan {
         // etcd's rule: an election timeout is ten round trips. A vote is saved before it counts, and without a
         // connection it takes three of them.
         let longest = |wanted: Duration| wanted.min(election_timeout / 40);
+        let pre_vote = random.chance(3, 4);
         Self {
             seed,
             duration,
@@ -164,7 +165,7 @@ impl Plan {
             },
             disk_latency: longest(millis(&mut random, &[1, 1, 5, 20, 50])),
             election_timeout,
-            pre_vote: random.chance(3, 4),
+            pre_vote,
             snapshot_count: number(&mut random, &[10, 50, 200, 5000]),
             catchup_entries: number(&mut random, &[1, 10, 100, 5000]),
             wal_segment_bytes: number(&mut random, &[4, 16, 64, 256]) * 1024,
@@ -176,7 +177,8 @@ impl Plan {
             leases: random.chance(1, 2),
             watchers: number(&mut random, &[0, 1, 2, 4]),
             clock_rates: {
-                let apart = random.chance(1, 4);
+                // Without pre-votes hasty members that cannot win keep a slow one that can from standing, as in any Raft.
+                let apart = random.chance(1, 4) && pre_vote;
                 let rates = (0..members).map(|_| if apart { 50 + random.below(151) } else { 100 });
                 rates.collect()
             },
