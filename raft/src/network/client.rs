@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kelson_proto::peer;
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::acknowledged::Acknowledged;
-use super::frame::{Kind, Purpose};
+use super::frame::{FrameReader, Kind, Purpose};
 use super::link::{Identity, Link};
 use crate::codec::{invalid, log_id_message, log_id_of, payload_bytes, vote_message, vote_of};
 use crate::images::Images;
@@ -495,19 +496,7 @@ impl PeerClient {
         link.writer
             .put(Kind::SnapshotEnd, &peer::SnapshotReply::default());
         link.writer.flush_within(bound).await?;
-        // The receiver rebuilds its whole index before it answers, but says all the time that it is at it: one that has
-        // lost its power is silent, and no packet is on the way whose loss would tell.
-        let reply = loop {
-            let frame = tokio::time::timeout(bound, link.reader.require())
-                .await
-                .map_err(|_| {
-                    io::Error::new(io::ErrorKind::TimedOut, "the receiver of a snapshot is silent")
-                })??;
-            if frame.kind != Kind::SnapshotProgress {
-                break frame;
-            }
-        };
-        let reply: peer::SnapshotReply = reply.expect(Kind::SnapshotReply)?;
+        let reply = snapshot_reply(&mut link.reader, bound).await?;
         if !reply.error.is_empty() {
             return Err(invalid(format!(
                 "member {:x} did not install the snapshot: {}",
@@ -517,6 +506,19 @@ impl PeerClient {
         kelson_storage::reached!("snapshot_sent");
         self.line = Some(line);
         vote_of(reply.vote.as_ref())
+    }
+}
+
+/// Waits for a snapshot to be installed. The receiver rebuilds its whole index before it answers, but says all the time
+/// that it is at it: one that has lost its power is silent, and no packet is on the way whose loss would tell.
+async fn snapshot_reply(reader: &mut FrameReader, bound: Duration) -> io::Result<peer::SnapshotReply> {
+    loop {
+        let frame = tokio::time::timeout(bound, reader.require())
+            .await
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the receiver of a snapshot is silent"))??;
+        if frame.kind != Kind::SnapshotProgress {
+            return frame.expect(Kind::SnapshotReply);
+        }
     }
 }
 
@@ -536,4 +538,35 @@ fn begin_message(vote: &Vote, image: &ImageWriter) -> io::Result<peer::SnapshotB
         membership_at: at.map(id),
         membership,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::FrameWriter;
+    use super::*;
+
+    /// Simulation seed 20204: a member lost its power while it installed a snapshot, and its leader waited for the answer
+    /// for as long as it led.
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_of_a_snapshot_may_take_long_but_not_be_silent() {
+        let bound = Duration::from_secs(3);
+        let (here, there) = tokio::io::duplex(1024);
+        let mut reader = FrameReader::new(Box::new(here));
+        let mut writer = FrameWriter::new(Box::new(there));
+        let receiver = async {
+            for _ in 0..20 {
+                tokio::time::sleep(bound / 2).await;
+                writer.put_bytes(Kind::SnapshotProgress, b"");
+                writer.flush().await.unwrap();
+            }
+            writer.put(Kind::SnapshotReply, &peer::SnapshotReply::default());
+            writer.flush().await.unwrap();
+        };
+        let (reply, ()) = tokio::join!(snapshot_reply(&mut reader, bound), receiver);
+        assert_eq!(reply.unwrap(), peer::SnapshotReply::default());
+
+        let silence = snapshot_reply(&mut reader, bound).await;
+        assert_eq!(silence.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop(writer);
+    }
 }
