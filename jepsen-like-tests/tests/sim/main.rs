@@ -17,7 +17,8 @@ const SEEDS: u64 = 8;
 /// Virtual time of each seed.
 const DURATION: Duration = Duration::from_secs(30);
 /// Seeds played twice.
-const SEEDS_TWICE: u64 = 3;
+const SEEDS_TWICE: u64 = 5;
+
 fn setting(name: &str, usual: u64) -> u64 {
     std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
 }

@@ -415,3 +415,20 @@ fn leases_that_cannot_have_been_there_are_rejected() {
     ];
     must_reject(&script, check, cases);
 }
+
+/// A candidate for a revision needed an unknown grant, which was used up by the first try at it: the replay then wrote
+/// nothing there, and every revision after it was wrong (simulation seed 20069).
+#[test]
+fn an_unknown_grant_survives_the_tries_of_those_who_need_it() {
+    let mut script = Script::default();
+    script.unknown(1, grant(5, 10));
+    script.unknown(3, put_leased("a", "1", 5));
+    script.unknown(4, put_leased("b", "1", 5));
+    for request in [grant(5, 10), put_leased("a", "1", 5)] {
+        script.model.apply(&request).unwrap();
+    }
+    script.ok(10, 11, get("a"));
+    script.ok(12, 13, put("a", "2"));
+    script.ok(14, 15, get("a"));
+    assert_eq!(script.judge(check), Verdict::Pass);
+}
