@@ -5,8 +5,76 @@ use kelson_raft::node::Node;
 
 use super::Text;
 
-/// A family with one series per member: name, label, help, and where its values are.
-type PerPeer<T> = (&'static str, &'static str, &'static str, fn(&PeerMeters) -> &T);
+/// Where a family with one series per member has its values.
+enum Measure {
+    Counter(fn(&PeerMeters) -> &Counter),
+    Gauge(fn(&PeerMeters) -> &Gauge),
+    Histogram(fn(&PeerMeters) -> &Histogram),
+}
+
+/// Name, label, help and values of the families with one series per member.
+const PER_PEER: [(&str, &str, &str, Measure); 10] = [
+    (
+        "etcd_network_peer_received_bytes_total",
+        "From",
+        "Bytes from a member.",
+        Measure::Counter(|peer| &peer.received_bytes),
+    ),
+    (
+        "etcd_network_peer_sent_bytes_total",
+        "To",
+        "Bytes to a member.",
+        Measure::Counter(|peer| &peer.sent_bytes),
+    ),
+    (
+        "etcd_network_peer_sent_failures_total",
+        "To",
+        "Attempts to reach a member that failed.",
+        Measure::Counter(|peer| &peer.send_failures),
+    ),
+    (
+        "etcd_network_snapshot_send_failures",
+        "To",
+        "Snapshots that a member did not install.",
+        Measure::Counter(|peer| &peer.snapshot_failures),
+    ),
+    (
+        "etcd_network_snapshot_receive_failures",
+        "From",
+        "Snapshots from a member that were not installed.",
+        Measure::Counter(|peer| &peer.snapshot_receive_failures),
+    ),
+    (
+        "etcd_network_peer_round_trip_time_seconds",
+        "To",
+        "Time of a question to a member and its answer.",
+        Measure::Histogram(|peer| &peer.round_trip),
+    ),
+    (
+        "etcd_network_snapshot_send_total_duration_seconds",
+        "To",
+        "Snapshots that a member installed.",
+        Measure::Histogram(|peer| &peer.snapshots_sent),
+    ),
+    (
+        "etcd_network_snapshot_receive_total_duration_seconds",
+        "From",
+        "Snapshots from a member that were installed.",
+        Measure::Histogram(|peer| &peer.snapshots_received),
+    ),
+    (
+        "etcd_network_snapshot_send_inflights_total",
+        "To",
+        "Snapshots on the way to a member.",
+        Measure::Gauge(|peer| &peer.snapshots_on_the_way),
+    ),
+    (
+        "etcd_network_snapshot_receive_inflights_total",
+        "From",
+        "Snapshots on the way from a member.",
+        Measure::Gauge(|peer| &peer.snapshots_arriving),
+    ),
+];
 
 /// Writes them.
 pub(super) fn write(text: &mut Text, node: &Node) {
@@ -56,88 +124,20 @@ fn peers(text: &mut Text, node: &Node) {
         .into_iter()
         .map(|(id, meters)| (format!("{id:x}"), meters))
         .collect();
-    let counters: [PerPeer<Counter>; 5] = [
-        (
-            "etcd_network_peer_received_bytes_total",
-            "From",
-            "Bytes from a member.",
-            |peer| &peer.received_bytes,
-        ),
-        (
-            "etcd_network_peer_sent_bytes_total",
-            "To",
-            "Bytes to a member.",
-            |peer| &peer.sent_bytes,
-        ),
-        (
-            "etcd_network_peer_sent_failures_total",
-            "To",
-            "Attempts to reach a member that failed.",
-            |peer| &peer.send_failures,
-        ),
-        (
-            "etcd_network_snapshot_send_failures",
-            "To",
-            "Snapshots that a member did not install.",
-            |peer| &peer.snapshot_failures,
-        ),
-        (
-            "etcd_network_snapshot_receive_failures",
-            "From",
-            "Snapshots from a member that were not installed.",
-            |peer| &peer.snapshot_receive_failures,
-        ),
-    ];
-    for (name, label, help, counter) in counters {
-        text.family(name, "counter", help);
+    for (name, label, help, measure) in PER_PEER {
+        let kind = match measure {
+            Measure::Counter(_) => "counter",
+            Measure::Gauge(_) => "gauge",
+            Measure::Histogram(_) => "histogram",
+        };
+        text.family(name, kind, help);
         for (id, meters) in &peers {
-            text.sample(name, &[(label, id)], counter(meters).get());
-        }
-    }
-    let histograms: [PerPeer<Histogram>; 3] = [
-        (
-            "etcd_network_peer_round_trip_time_seconds",
-            "To",
-            "Time of a question to a member and its answer.",
-            |peer| &peer.round_trip,
-        ),
-        (
-            "etcd_network_snapshot_send_total_duration_seconds",
-            "To",
-            "Snapshots that a member installed.",
-            |peer| &peer.snapshots_sent,
-        ),
-        (
-            "etcd_network_snapshot_receive_total_duration_seconds",
-            "From",
-            "Snapshots from a member that were installed.",
-            |peer| &peer.snapshots_received,
-        ),
-    ];
-    for (name, label, help, histogram) in histograms {
-        text.family(name, "histogram", help);
-        for (id, meters) in &peers {
-            text.histogram_samples(name, &[(label, id)], histogram(meters));
-        }
-    }
-    let gauges: [PerPeer<Gauge>; 2] = [
-        (
-            "etcd_network_snapshot_send_inflights_total",
-            "To",
-            "Snapshots on the way to a member.",
-            |peer| &peer.snapshots_on_the_way,
-        ),
-        (
-            "etcd_network_snapshot_receive_inflights_total",
-            "From",
-            "Snapshots on the way from a member.",
-            |peer| &peer.snapshots_arriving,
-        ),
-    ];
-    for (name, label, help, gauge) in gauges {
-        text.family(name, "gauge", help);
-        for (id, meters) in &peers {
-            text.sample(name, &[(label, id)], gauge(meters).get());
+            let labels = [(label, id.as_str())];
+            match measure {
+                Measure::Counter(of) => text.sample(name, &labels, of(meters).get()),
+                Measure::Gauge(of) => text.sample(name, &labels, of(meters).get()),
+                Measure::Histogram(of) => text.histogram_samples(name, &labels, of(meters)),
+            }
         }
     }
     reachable(text, &own, &peers);
