@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kelson_jepsen::check::coverage::{self, Demand, Tally};
@@ -15,6 +15,7 @@ use kelson_jepsen::history;
 use kelson_jepsen::sim::plan::{FaultKind, Plan};
 use kelson_jepsen::sim::{self, Report};
 use kelson_storage::reached;
+use tokio::time::Instant;
 
 use crate::ledger::{self, Line};
 
@@ -251,6 +252,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A thread cannot be ended from outside, so a seed that hangs ends everything.
 fn end_with_what_hangs(flags: &Flags, sum: &Mutex<Sum>, playing: &Mutex<BTreeMap<u64, Instant>>) {
     while locked(sum).played < flags.count {
+        #[expect(clippy::disallowed_methods, reason = "looks at other threads, on no runtime")]
         std::thread::sleep(LOOK_EVERY);
         let hanging = locked(playing)
             .iter()

@@ -46,6 +46,10 @@ fn heartbeats_get_through_when_a_connection_takes_longer_than_their_interval() {
 #[test]
 fn reads_wait_while_a_leader_hands_over() {
     let (ended, end) = std::sync::mpsc::channel();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test must not hang with what it tests"
+    )]
     std::thread::spawn(move || {
         let links = LinkQuality {
             delay: Duration::from_millis(1),
