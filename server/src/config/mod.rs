@@ -1,10 +1,11 @@
-//! The configuration of one member: etcd's flags and environment in, checked settings out.
+//! The configuration of one member: etcd's flags, environment and file in, checked settings out.
 //!
 //! Nothing that was asked for is dropped in silence: a flag is served, or changes nothing harmful and is named in the
 //! log, or ends the start.
 
 mod build;
 pub mod feature_gates;
+pub mod file;
 pub mod flags;
 pub mod founding;
 pub mod go_value;
@@ -218,7 +219,7 @@ pub enum Ending {
     Invalid(String),
 }
 
-/// Reads a command line (without the program's name) and an environment. `default_host` is asked at most once, for
+/// Reads a command line (without the program's name), an environment, and the file that they name. `default_host` is asked at most once, for
 /// the address to advertise instead of an unspecified one.
 pub fn load(
     arguments: &[String],

@@ -17,6 +17,18 @@ pub enum Note {
         /// Its name.
         name: String,
     },
+    /// A setting of the configuration file was used.
+    FileSettingUsed {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// A key of the configuration file means nothing. etcd's own sample has some that were dropped.
+    FileKeyUnknown {
+        /// The key.
+        key: String,
+    },
     /// A flag was given that changes nothing.
     WithoutEffect {
         /// Flag, or gate with its value.
@@ -76,6 +88,14 @@ impl Note {
                     "environment-variable" = name.as_str(),
                     "unrecognized environment variable"
                 );
+            }
+            Self::FileSettingUsed { key, value } => info!(
+                key = key.as_str(),
+                value = value.as_str(),
+                "recognized and used setting of the configuration file"
+            ),
+            Self::FileKeyUnknown { key } => {
+                warn!(key = key.as_str(), "unrecognized key in the configuration file");
             }
             Self::WithoutEffect { setting, reason } => {
                 warn!(setting = setting.as_str(), reason, "setting has no effect");

@@ -200,14 +200,13 @@ fn contradictions_are_refused_in_etcds_words() {
 
 #[test]
 fn what_is_not_served_ends_the_start_and_is_named() {
-    let message = refused("--config-file a.yaml --corrupt-check-time 1h --cors=*");
+    let message = refused("--force-new-cluster --corrupt-check-time 1h --cors=*");
     assert!(
-        message.contains("--config-file, --corrupt-check-time;")
-            || message.contains("--corrupt-check-time, --config-file;"),
+        message.contains("--force-new-cluster, --corrupt-check-time;")
+            || message.contains("--corrupt-check-time, --force-new-cluster;"),
         "{message}"
     );
     for line in [
-        "--config-file x.yaml",
         "--force-new-cluster",
         "--discovery-srv example.com",
         "--feature-gates SetMemberLocalAddr=true",
@@ -423,5 +422,81 @@ fn log_settings_are_read() {
         "--log-format xml",
     ] {
         refused(line);
+    }
+}
+
+/// A directory with the file, and the arguments that name it.
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kelson.yaml");
+    std::fs::write(&path, text).unwrap();
+    (directory, format!("--config-file {}", path.display()))
+}
+
+#[test]
+fn flags_go_before_variables_and_variables_before_the_file() {
+    let (_directory, line) = file(
+        "name: of-the-file\nmax-txn-ops: 7\nheartbeat-interval: 50\nexperimental-warning-apply-duration: 5000000\n\
+         proxy: 'off'\npeer-transport-security:\n  peer: none\n",
+    );
+    let line = format!("{line} --heartbeat-interval 20");
+    let Loaded { config, notes } = read(&line, &[("ETCD_MAX_TXN_OPS", "8")]).unwrap();
+    assert_eq!(config.name, "of-the-file");
+    assert_eq!(config.limits.max_txn_ops, 8);
+    assert_eq!(config.cluster.heartbeat, Duration::from_millis(20));
+    assert_eq!(config.warning_apply_duration, Duration::from_millis(5));
+    let named = |key: &str| Note::FileKeyUnknown { key: key.to_owned() };
+    assert!(notes.contains(&named("proxy")) && notes.contains(&named("peer-transport-security.peer")));
+    let used = notes.iter().filter_map(|note| match note {
+        Note::FileSettingUsed { key, .. } => Some(key.as_str()),
+        _ => None,
+    });
+    assert_eq!(
+        used.collect::<Vec<_>>(),
+        ["name", "experimental-warning-apply-duration"]
+    );
+}
+
+#[test]
+fn the_file_can_be_named_by_a_variable() {
+    let (_directory, line) = file("name: one\n");
+    let path = line.rsplit_once(' ').unwrap().1;
+    let loaded = read("", &[("ETCD_CONFIG_FILE", path)]).unwrap();
+    assert_eq!(loaded.config.name, "one");
+}
+
+/// What etcd ships as an example, some of whose keys it has dropped itself.
+#[test]
+fn a_file_that_spells_out_what_is_usual_starts_a_member() {
+    let (_directory, line) = file(
+        "name: 'default'\ndata-dir:\nwal-dir:\nsnapshot-count: 10000\nheartbeat-interval: 100\n\
+         election-timeout: 1000\nquota-backend-bytes: 0\nlisten-peer-urls: http://localhost:2380\n\
+         listen-client-urls: http://localhost:2379\nmax-snapshots: 5\nmax-wals: 5\ncors:\n\
+         initial-advertise-peer-urls: http://localhost:2380\nadvertise-client-urls: http://localhost:2379\n\
+         discovery:\ndiscovery-srv:\ninitial-cluster:\ninitial-cluster-token: 'etcd-cluster'\n\
+         initial-cluster-state: 'new'\nproxy: 'off'\nproxy-dial-timeout: 1000\nclient-transport-security:\n\
+         \x20 cert-file:\n  client-cert-auth: false\n  auto-tls: false\nself-signed-cert-validity: 1\nlog-level: debug\n\
+         logger: zap\nlog-outputs: [stderr]\nforce-new-cluster: false\nauto-compaction-mode: periodic\n\
+         auto-compaction-retention: \"1\"\n",
+    );
+    let Loaded { config, .. } = loaded(&line);
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(
+        config.cluster.auto_compaction,
+        Some(AutoCompaction::Periodic(Duration::from_secs(3600)))
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_used_ends_the_start_and_is_named() {
+    assert!(refused("--config-file /nowhere/k.yaml").contains("/nowhere/k.yaml: No such file"));
+    for (text, cause) in [
+        ("max-txn-ops: many\n", "invalid value \"many\" for max-txn-ops"),
+        ("name: [\n", "kelson.yaml: "),
+        ("force-new-cluster: true\n", "not served"),
+    ] {
+        let (_directory, line) = file(text);
+        let message = refused(&line);
+        assert!(message.contains(cause), "{message}");
     }
 }

@@ -1,9 +1,10 @@
-//! Flags and environment brought together: which settings were given, under their present names, with typed values.
+//! Flags, environment and file brought together: which settings were given, under their present names, with typed values.
 
 use std::collections::BTreeMap;
 
 use super::Ending;
 use super::feature_gates::{FeatureGates, GATES};
+use super::file::{self, Setting};
 use super::flags::{self, Flag, Standing, Value};
 use super::go_value::{self, GoDuration};
 use super::grammar::{self, Arity, GrammarError};
@@ -12,6 +13,9 @@ use super::urls::Url;
 
 /// What every variable that concerns this program starts with.
 const VARIABLE_PREFIX: &str = "ETCD_";
+
+/// Flags that make no sense as settings of a file.
+const NOT_IN_FILES: [&str; 2] = ["config-file", "version"];
 
 /// The settings that were given, and the defaults of all others.
 #[derive(Debug, Default)]
@@ -88,6 +92,7 @@ impl Values {
             return Err(Ending::Version);
         }
         values.read_environment(environment, &line.flags)?;
+        values.read_file()?;
         values.judge_standing()?;
         Ok(values)
     }
@@ -125,6 +130,37 @@ impl Values {
                 name: variable.clone(),
                 value: text.clone(),
             });
+        }
+        Ok(())
+    }
+
+    /// What the file says and neither line nor environment did.
+    fn read_file(&mut self) -> Result<(), Ending> {
+        let path = self.text("config-file");
+        if path.is_empty() {
+            return Ok(());
+        }
+        let wrong =
+            |cause: String| Ending::Invalid(format!("cannot use the configuration file {path}: {cause}"));
+        let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
+        let before = self.given.clone();
+        for Setting { key, flag, text } in file::parse(&text).map_err(wrong)? {
+            let known = flag
+                .filter(|name| !NOT_IN_FILES.contains(&name.as_str()))
+                .and_then(|name| Some((meaning(&name)?, name)));
+            let Some((meaning, name)) = known else {
+                self.notes.push(Note::FileKeyUnknown { key });
+                continue;
+            };
+            let goes_before = match meaning {
+                Meaning::Flag(flag) | Meaning::Renamed(flag) => before.contains_key(flag.name),
+                Meaning::Gate(_) => false,
+            };
+            if !goes_before {
+                self.take(meaning, &name, &text)
+                    .map_err(|cause| wrong(format!("invalid value {text:?} for {key}: {cause}")))?;
+                self.notes.push(Note::FileSettingUsed { key, value: text });
+            }
         }
         Ok(())
     }
