@@ -1,5 +1,7 @@
 //! `--name value` pairs after a command word.
 
+use std::str::FromStr;
+
 use anyhow::Context;
 
 /// What the command line said and has not been asked for yet.
@@ -46,8 +48,33 @@ impl Arguments {
         Ok(last.split(',').map(str::to_owned).collect())
     }
 
+    /// Takes a value that must be there.
+    pub fn required(&mut self, name: &str) -> anyhow::Result<String> {
+        self.all(name)
+            .pop()
+            .with_context(|| format!("--{name} is missing"))
+    }
+
+    /// Takes a comma-separated list that need not be there.
+    pub fn list_or_none(&mut self, name: &str) -> Vec<String> {
+        let last = self.all(name).pop().unwrap_or_default();
+        last.split(',')
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Takes a text, or its default.
+    pub fn text(&mut self, name: &str, default: &str) -> String {
+        self.all(name).pop().unwrap_or_else(|| default.to_owned())
+    }
+
     /// Takes a number, or its default.
-    pub fn number(&mut self, name: &str, default: usize) -> anyhow::Result<usize> {
+    pub fn number<N>(&mut self, name: &str, default: N) -> anyhow::Result<N>
+    where
+        N: FromStr,
+        N::Err: std::error::Error + Send + Sync + 'static,
+    {
         match self.all(name).last() {
             Some(value) => value.parse().with_context(|| format!("--{name} {value}")),
             None => Ok(default),
@@ -55,7 +82,7 @@ impl Arguments {
     }
 
     /// Takes a list of numbers, or its default.
-    pub fn numbers(&mut self, name: &str, default: &[usize]) -> anyhow::Result<Vec<usize>> {
+    pub fn numbers(&mut self, name: &str, default: &[u64]) -> anyhow::Result<Vec<u64>> {
         match self.all(name).last() {
             Some(value) => value
                 .split(',')

@@ -7,7 +7,7 @@ use kelson_proto::etcdserverpb::kv_client::KvClient;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::load::{self, Plan};
+use crate::load;
 use crate::process::Server;
 use crate::summary::Summary;
 
@@ -17,7 +17,7 @@ const READS: usize = 300;
 const FIGURE_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Fills each server to each size and prints one table.
-pub async fn compare(servers: &[String], sizes: &[usize], value_bytes: usize) -> anyhow::Result<()> {
+pub async fn compare(servers: &[String], sizes: &[u64], value_bytes: usize) -> anyhow::Result<()> {
     anyhow::ensure!(!servers.is_empty(), "--server is missing");
     println!("one member, values of {value_bytes} B, {READS} serial reads per figure, medians\n");
     println!(
@@ -26,10 +26,11 @@ pub async fn compare(servers: &[String], sizes: &[usize], value_bytes: usize) ->
     println!("|---|---|---|---|---|---|---|");
     for binary in servers {
         let name = binary.rsplit('/').next().unwrap_or(binary);
-        let mut server = Server::start(binary).await?;
+        let mut server = Server::start_one(binary).await?;
         let empty = server.resident_bytes()?;
         for &size in sizes {
-            fill(&server.connect().await?, size, value_bytes).await?;
+            let filled = load::fill(&[server.connect().await?], size, value_bytes).await?;
+            eprintln!("filled to {size} keys: {filled}");
             let channel = server.connect().await?;
             let limited = measure(
                 &channel,
@@ -54,28 +55,10 @@ pub async fn compare(servers: &[String], sizes: &[usize], value_bytes: usize) ->
                 limited.quantile(0.5),
                 counted.quantile(0.5),
                 resident / (1 << 20),
-                resident.saturating_sub(empty) / size as u64,
+                resident.saturating_sub(empty) / size,
             );
         }
     }
-    Ok(())
-}
-
-/// Writes keys `0..to`, those of a smaller size again.
-async fn fill(channel: &Channel, to: usize, value_bytes: usize) -> anyhow::Result<()> {
-    let plan = Plan {
-        total: to,
-        clients: 256,
-        keys: to,
-        value_bytes,
-    };
-    let summary = load::put(std::slice::from_ref(channel), &plan).await?;
-    anyhow::ensure!(
-        summary.errors == 0,
-        "{} puts failed while filling",
-        summary.errors
-    );
-    eprintln!("filled to {to} keys: {summary}");
     Ok(())
 }
 
@@ -99,6 +82,9 @@ async fn measure(channel: &Channel, request: RangeRequest) -> anyhow::Result<Sum
             break;
         }
     }
+    let mut summary = Summary::default();
     let warm = latencies.len() / 2;
-    Ok(Summary::of(latencies.split_off(warm), 0, started.elapsed()))
+    latencies.drain(warm..).for_each(|latency| summary.took(latency));
+    summary.elapsed = started.elapsed();
+    Ok(summary)
 }

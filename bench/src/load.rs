@@ -1,49 +1,83 @@
-//! Closed-loop puts: so many clients, each with one request under way.
+//! Load on a key-value endpoint: so many clients, each with one request under way, in a closed loop or at a fixed rate.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use kelson_proto::etcdserverpb::PutRequest;
+use bytes::Bytes;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
+use kelson_proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::summary::Summary;
 
-/// Settings of a run of puts.
-pub struct Plan {
-    /// Puts in all.
-    pub total: usize,
-    /// Requests under way at once.
-    pub clients: usize,
-    /// Keys are drawn round robin from so many, scattered by a multiplicative hash.
-    pub keys: usize,
-    /// Bytes of each value.
-    pub value_bytes: usize,
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// One key each time.
+    Put,
+    /// One key each time.
+    Get {
+        /// From the member asked alone.
+        serializable: bool,
+    },
+    /// So many puts in one transaction without compares.
+    Txn {
+        /// How many.
+        puts: u64,
+    },
 }
 
-impl fmt::Display for Plan {
+/// When a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// After so many requests.
+    Requests(u64),
+    /// After this time.
+    Time(Duration),
+}
+
+/// Settings of a run.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// What clients ask for.
+    pub work: Work,
+    /// Requests under way at once.
+    pub clients: usize,
+    /// Keys are drawn in an order that is scattered but always the same; each once before any comes again.
+    pub keys: u64,
+    /// Bytes of each value written.
+    pub value_bytes: usize,
+    /// Requests per second over all clients; none: each client asks again as soon as it is answered.
+    pub rate: Option<f64>,
+    /// When it ends.
+    pub length: Length,
+}
+
+impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            total,
-            clients,
-            keys,
-            value_bytes,
-        } = self;
-        write!(
-            f,
-            "{total} puts of {value_bytes} B over {keys} keys, {clients} clients, closed loop"
-        )
+        match self.work {
+            Work::Put => write!(f, "puts of {} B", self.value_bytes),
+            Work::Get { serializable: false } => write!(f, "linearizable gets"),
+            Work::Get { serializable: true } => write!(f, "serializable gets"),
+            Work::Txn { puts } => write!(f, "transactions of {puts} puts of {} B", self.value_bytes),
+        }?;
+        write!(f, " over {} keys, {} clients", self.keys, self.clients)?;
+        match self.rate {
+            None => write!(f, ", closed loop"),
+            Some(rate) => write!(f, ", {rate:.0}/s"),
+        }
     }
 }
 
-/// One connection to each endpoint.
-pub async fn connect(endpoints: &[String]) -> anyhow::Result<Vec<Channel>> {
+/// One connection to each endpoint, and again from the first, until there are `connections`.
+pub async fn connect(endpoints: &[String], connections: usize) -> anyhow::Result<Vec<Channel>> {
     let mut channels = Vec::new();
-    for endpoint in endpoints {
+    for endpoint in endpoints.iter().cycle().take(connections) {
         let url = format!("http://{endpoint}");
         let channel = Endpoint::from_shared(url)?
             .tcp_nodelay(true)
@@ -58,58 +92,134 @@ pub async fn connect(endpoints: &[String]) -> anyhow::Result<Vec<Channel>> {
     Ok(channels)
 }
 
-/// The key of number `index`: all below one prefix, so that a range over it counts them.
-pub fn key(index: usize) -> String {
-    format!("bench/{index:012}")
+/// The key of a number: all below one prefix, so that a range over it counts them.
+pub fn key(number: u64) -> String {
+    format!("bench/{number:012}")
 }
 
-/// Puts `plan.total` values. Keys `0..plan.keys` are each written once before any is written again.
-pub async fn put(channels: &[Channel], plan: &Plan) -> anyhow::Result<Summary> {
-    let next = Arc::new(AtomicUsize::new(0));
-    let value = bytes_of(plan.value_bytes);
-    let started = Instant::now();
+/// Puts all of the first `keys` keys once.
+pub async fn fill(channels: &[Channel], keys: u64, value_bytes: usize) -> anyhow::Result<Summary> {
+    let load = Load {
+        work: Work::Put,
+        clients: 256,
+        keys,
+        value_bytes,
+        rate: None,
+        length: Length::Requests(keys),
+    };
+    let summary = run(channels, &load).await?;
+    anyhow::ensure!(
+        summary.errors == 0,
+        "{} puts failed while filling",
+        summary.errors
+    );
+    Ok(summary)
+}
+
+/// What all clients of a run share.
+struct Shared {
+    load: Load,
+    value: Bytes,
+    /// Number of the next request.
+    next: AtomicU64,
+    started: Instant,
+}
+
+/// Runs a load. With a fixed rate latencies count from when a request was due, so that stalls are not hidden.
+pub async fn run(channels: &[Channel], load: &Load) -> anyhow::Result<Summary> {
+    let shared = Arc::new(Shared {
+        load: load.clone(),
+        value: bytes_of(load.value_bytes),
+        next: AtomicU64::new(0),
+        started: Instant::now(),
+    });
     let mut clients = tokio::task::JoinSet::new();
-    for number in 0..plan.clients {
-        let mut client = KvClient::new(channels[number % channels.len()].clone());
-        let (next, value, total, keys) = (next.clone(), value.clone(), plan.total, plan.keys);
-        clients.spawn(async move {
-            let mut latencies = Vec::new();
-            let mut errors = 0;
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= total {
-                    return (latencies, errors);
-                }
-                let request = PutRequest {
-                    key: key(index % keys).into(),
-                    value: value.clone(),
-                    ..PutRequest::default()
-                };
-                let sent = Instant::now();
-                match client.put(request).await {
-                    Ok(_) => latencies.push(sent.elapsed()),
-                    Err(status) => {
-                        if errors == 0 {
-                            eprintln!("first error of a client: {status}");
-                        }
-                        errors += 1;
-                    }
-                }
-            }
-        });
+    for number in 0..load.clients {
+        let client = KvClient::new(channels[number % channels.len()].clone());
+        clients.spawn(shared.clone().client(client));
     }
-    let mut latencies: Vec<Duration> = Vec::with_capacity(plan.total);
-    let mut errors = 0;
+    let mut sum = Summary::default();
     while let Some(done) = clients.join_next().await {
-        let (mut own, failed) = done?;
-        latencies.append(&mut own);
-        errors += failed;
+        sum.add(done?)?;
     }
-    Ok(Summary::of(latencies, errors, started.elapsed()))
+    sum.elapsed = shared.started.elapsed();
+    Ok(sum)
+}
+
+impl Shared {
+    async fn client(self: Arc<Self>, mut client: KvClient<Channel>) -> Summary {
+        let mut sum = Summary::default();
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
+            let due = match self.load.rate {
+                None => Instant::now(),
+                Some(rate) => self.started + Duration::from_secs_f64(number as f64 / rate),
+            };
+            let over = match self.load.length {
+                Length::Requests(total) => number >= total,
+                Length::Time(time) => due >= self.started + time,
+            };
+            if over {
+                return sum;
+            }
+            if self.load.rate.is_some() {
+                tokio::time::sleep_until(due).await;
+            }
+            match self.ask(&mut client, number).await {
+                Ok(()) => sum.took(due.elapsed()),
+                Err(status) => sum.failed(&status),
+            }
+        }
+    }
+
+    async fn ask(&self, client: &mut KvClient<Channel>, number: u64) -> Result<(), Status> {
+        match self.load.work {
+            Work::Put => {
+                client.put(self.put(number)).await?;
+            }
+            Work::Get { serializable } => {
+                let request = RangeRequest {
+                    key: key(self.scattered(number)).into(),
+                    serializable,
+                    ..RangeRequest::default()
+                };
+                client.range(request).await?;
+            }
+            Work::Txn { puts } => {
+                let success = (0..puts).map(|place| RequestOp {
+                    request: Some(request_op::Request::RequestPut(self.put(number * puts + place))),
+                });
+                let request = TxnRequest {
+                    success: success.collect(),
+                    ..TxnRequest::default()
+                };
+                client.txn(request).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&self, number: u64) -> PutRequest {
+        PutRequest {
+            key: key(self.scattered(number)).into(),
+            value: self.value.clone(),
+            ..PutRequest::default()
+        }
+    }
+
+    /// Some key; all of them in as many requests.
+    fn scattered(&self, number: u64) -> u64 {
+        // A step that has no factor in common with the number of keys meets all of them.
+        const STEPS: [u64; 3] = [7_368_787, 15_485_863, 32_452_843];
+        let keys = self.load.keys;
+        let step = STEPS.into_iter().find(|step| !keys.is_multiple_of(*step));
+        (number % keys).wrapping_mul(step.unwrap_or(1)) % keys
+    }
 }
 
 /// Bytes that do not compress to nothing.
-fn bytes_of(length: usize) -> bytes::Bytes {
+fn bytes_of(length: usize) -> Bytes {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     (0..length)
         .map(|_| {
@@ -118,4 +228,34 @@ fn bytes_of(length: usize) -> bytes::Bytes {
         })
         .collect::<Vec<u8>>()
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_key_is_met_once_before_any_comes_again() {
+        for keys in [1, 2, 999, 10_000, 7_368_787] {
+            let shared = Shared {
+                load: Load {
+                    work: Work::Put,
+                    clients: 1,
+                    keys,
+                    value_bytes: 0,
+                    rate: None,
+                    length: Length::Requests(0),
+                },
+                value: Bytes::new(),
+                next: AtomicU64::new(0),
+                started: Instant::now(),
+            };
+            let some = keys.min(10_000);
+            let met: BTreeSet<u64> = (0..some).map(|number| shared.scattered(number)).collect();
+            assert_eq!(met.len() as u64, some, "of {keys}");
+            assert!(met.iter().all(|key| *key < keys));
+        }
+    }
 }

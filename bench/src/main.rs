@@ -1,25 +1,31 @@
-//! `kelson-bench`: measures any etcd endpoint, and how servers change as they fill up.
+//! `kelson-bench`: measures any etcd endpoint, compares two servers, and shows how servers change as they fill up.
 //!
 //! ```text
-//! kelson-bench put    --endpoints H:P[,H:P]  [--total N] [--clients N] [--keys N] [--value-bytes N]
-//! kelson-bench growth --server BINARY [--server BINARY]  [--sizes N,N,N] [--value-bytes N]
+//! kelson-bench load    --endpoints H:P[,H:P]  [--work W] [--seconds N] [--rate N] [--clients N] [--connections N] ...
+//! kelson-bench compare --a BINARY --b BINARY  [--pairs N] [--seconds N] [--rows P1,P5] [--dir PATH]
+//! kelson-bench growth  --server BINARY [--server BINARY]  [--sizes N,N,N] [--value-bytes N]
 //! ```
 //!
-//! Every figure is printed with the settings that made it. Latencies are of requests one after the other unless
-//! `--clients` says otherwise; errors are counted and shown, never dropped.
+//! Every figure is printed with the settings that made it. Errors are counted and shown, never dropped.
 
 mod arguments;
+mod calibration;
+mod compare;
 mod growth;
 mod load;
 mod process;
+mod report;
 mod summary;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use arguments::Arguments;
+use load::{Length, Load, Work};
 
-const USAGE: &str =
-    "usage: kelson-bench put --endpoints H:P[,H:P] [--total N] [--clients N] [--keys N] [--value-bytes N]
+const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|get|get-serializable|txn] [--seconds N]
+                         [--rate N] [--clients N] [--connections N] [--keys N] [--value-bytes N] [--txn-puts N]
+       kelson-bench compare --a BINARY --b BINARY [--pairs N] [--seconds N] [--rows P1,P5] [--dir PATH]
        kelson-bench growth --server BINARY [--server BINARY] [--sizes N,N,N] [--value-bytes N]";
 
 fn main() -> ExitCode {
@@ -40,19 +46,18 @@ fn main() -> ExitCode {
 async fn run() -> anyhow::Result<()> {
     let mut arguments = Arguments::of_process()?;
     match arguments.command() {
-        "put" => {
-            let endpoints = arguments.list("endpoints")?;
-            let plan = load::Plan {
-                total: arguments.number("total", 100_000)?,
-                clients: arguments.number("clients", 64)?,
-                keys: arguments.number("keys", 1_000_000)?,
-                value_bytes: arguments.number("value-bytes", 256)?,
+        "load" => put_load_on(arguments).await,
+        "compare" => {
+            let plan = compare::Plan {
+                a: arguments.required("a")?,
+                b: arguments.required("b")?,
+                pairs: arguments.number("pairs", 5)?,
+                seconds: arguments.number("seconds", 5)?,
+                rows: arguments.list_or_none("rows"),
+                directory: arguments.text("dir", "target/bench").into(),
             };
             arguments.finish()?;
-            let connections = load::connect(&endpoints).await?;
-            println!("{plan}");
-            println!("{}", load::put(&connections, &plan).await?);
-            Ok(())
+            compare::compare(&plan).await
         }
         "growth" => {
             let servers = arguments.all("server");
@@ -61,6 +66,36 @@ async fn run() -> anyhow::Result<()> {
             arguments.finish()?;
             growth::compare(&servers, &sizes, value_bytes).await
         }
+        // For the calibration of a comparison.
+        "nothing" => calibration::serve_nothing(arguments.number("port", 0)?).await,
         other => anyhow::bail!("unknown command {other:?}"),
     }
+}
+
+async fn put_load_on(mut arguments: Arguments) -> anyhow::Result<()> {
+    let endpoints = arguments.list("endpoints")?;
+    let puts = arguments.number("txn-puts", 10)?;
+    let work = match arguments.text("work", "put").as_str() {
+        "put" => Work::Put,
+        "get" => Work::Get { serializable: false },
+        "get-serializable" => Work::Get { serializable: true },
+        "txn" => Work::Txn { puts },
+        other => anyhow::bail!("--work {other:?}: there are put, get, get-serializable and txn"),
+    };
+    let rate: f64 = arguments.number("rate", 0.0)?;
+    let load = Load {
+        work,
+        clients: arguments.number("clients", 64)?,
+        keys: arguments.number("keys", 1_000_000)?,
+        value_bytes: arguments.number("value-bytes", 256)?,
+        rate: (rate > 0.0).then_some(rate),
+        length: Length::Time(Duration::from_secs(arguments.number("seconds", 10)?)),
+    };
+    let connections = arguments.number("connections", endpoints.len())?;
+    arguments.finish()?;
+    anyhow::ensure!(load.keys > 0, "--keys must be 1 at least");
+    let channels = load::connect(&endpoints, connections).await?;
+    println!("{load}");
+    println!("{}", load::run(&channels, &load).await?);
+    Ok(())
 }

@@ -1,6 +1,7 @@
-//! A server process of the benchmark's own: one member on free ports in a fresh directory.
+//! Server processes of the benchmark's own: members on free ports of this machine, in fresh directories, and what they
+//! use of it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,36 +16,58 @@ use crate::load;
 
 /// How long a server may take to serve.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Ports are looked for from here on. Below those that systems give to clients, which could take one between the look
+/// and the start.
+const FIRST_PORT: u16 = 21_000;
+const LAST_PORT: u16 = 32_000;
 
 /// One member, killed when dropped.
 pub struct Server {
     binary: String,
-    directory: tempfile::TempDir,
-    client_port: u16,
-    peer_port: u16,
+    data: PathBuf,
+    _directory: Option<tempfile::TempDir>,
+    name: String,
+    ports: Ports,
+    initial_cluster: String,
     child: Child,
 }
 
+#[derive(Clone, Copy)]
+struct Ports {
+    client: u16,
+    peer: u16,
+}
+
+/// What a member has used since it was started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Processor time, in the program and in the system for it.
+    pub cpu: Duration,
+    /// Bytes that it had written to disk.
+    pub written_bytes: u64,
+    /// The most memory it ever had resident, in bytes.
+    pub peak_resident_bytes: u64,
+}
+
 impl Server {
-    /// Starts `binary` with etcd's flags and waits until it answers a linearizable read.
-    pub async fn start(binary: &str) -> anyhow::Result<Self> {
+    /// Starts one member alone and waits until it answers a linearizable read.
+    pub async fn start_one(binary: &str) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let (client_port, peer_port) = (free_port()?, free_port()?);
-        let child = spawn(binary, directory.path().join("data"), client_port, peer_port)?;
-        let server = Self {
-            binary: binary.to_owned(),
-            directory,
-            client_port,
-            peer_port,
-            child,
-        };
+        let mut servers = start(binary, directory.path(), 1)?;
+        let mut server = servers.pop().context("one was started")?;
+        server._directory = Some(directory);
         server.wait().await?;
         Ok(server)
     }
 
+    /// Where clients find it.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.client)
+    }
+
     /// A connection to it.
     pub async fn connect(&self) -> anyhow::Result<Channel> {
-        let channels = load::connect(&[format!("127.0.0.1:{}", self.client_port)]).await?;
+        let channels = load::connect(&[self.endpoint()], 1).await?;
         channels
             .into_iter()
             .next()
@@ -55,26 +78,44 @@ impl Server {
     pub async fn restart(&mut self) -> anyhow::Result<Duration> {
         self.child.kill().await?;
         let started = Instant::now();
-        self.child = spawn(
-            &self.binary,
-            self.directory.path().join("data"),
-            self.client_port,
-            self.peer_port,
-        )?;
+        self.child = self.spawn()?;
         self.wait().await?;
         Ok(started.elapsed())
     }
 
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let pid = self.child.id().context("the server has ended")?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status
+        self.memory("VmRSS:")
+    }
+
+    /// What it has used so far. Linux only.
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        let io = self.proc("io")?;
+        let written = io
             .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .context("no VmRSS")?;
+            .find_map(|line| line.strip_prefix("write_bytes: "))
+            .context("no write_bytes")?;
+        Ok(Usage {
+            cpu: cpu_of(&self.proc("stat")?)?,
+            written_bytes: written.parse()?,
+            peak_resident_bytes: self.memory("VmHWM:")?,
+        })
+    }
+
+    fn memory(&self, field: &str) -> anyhow::Result<u64> {
+        let status = self.proc("status")?;
+        let line = status.lines().find(|line| line.starts_with(field));
+        let line = line.with_context(|| format!("no {field}"))?;
         let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
         Ok(kib * 1024)
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        let pid = self
+            .child
+            .id()
+            .with_context(|| format!("{} {} has ended", self.binary, self.name))?;
+        Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
     }
 
     async fn wait(&self) -> anyhow::Result<()> {
@@ -97,15 +138,118 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+
+    fn spawn(&self) -> anyhow::Result<Child> {
+        spawn(
+            &self.binary,
+            &self.data,
+            &self.name,
+            self.ports,
+            &self.initial_cluster,
+        )
+    }
 }
 
-fn spawn(binary: &str, data: PathBuf, client_port: u16, peer_port: u16) -> anyhow::Result<Child> {
+/// Linux counts a hundred ticks a second towards programs, on every machine.
+const MILLIS_PER_TICK: u64 = 10;
+
+/// Processor time so far of this process.
+pub fn own_cpu() -> anyhow::Result<Duration> {
+    cpu_of(&std::fs::read_to_string("/proc/self/stat")?)
+}
+
+fn cpu_of(stat: &str) -> anyhow::Result<Duration> {
+    // The second field is the program's name in parentheses; the 14th and 15th are ticks in it and for it.
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let mut millis = 0;
+    for ticks in fields.split_whitespace().skip(11).take(2) {
+        millis += ticks.parse::<u64>()? * MILLIS_PER_TICK;
+    }
+    Ok(Duration::from_millis(millis))
+}
+
+/// A cluster of members with equal flags, in one directory, killed when dropped.
+pub struct Cluster {
+    members: Vec<Server>,
+    _directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts `members` of them below `parent`, and waits until each answers a linearizable read.
+    pub async fn start(binary: &str, members: usize, parent: &Path) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir_in(parent)?;
+        let members = start(binary, directory.path(), members)?;
+        for member in &members {
+            member.wait().await?;
+        }
+        Ok(Self {
+            members,
+            _directory: directory,
+        })
+    }
+
+    /// Where clients find the members.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(Server::endpoint).collect()
+    }
+
+    /// What all members have used together; of memory, what the one with the most had.
+    pub fn usage(&self) -> anyhow::Result<Usage> {
+        let mut sum = Usage::default();
+        for member in &self.members {
+            let usage = member.usage()?;
+            sum.cpu += usage.cpu;
+            sum.written_bytes += usage.written_bytes;
+            sum.peak_resident_bytes = sum.peak_resident_bytes.max(usage.peak_resident_bytes);
+        }
+        Ok(sum)
+    }
+}
+
+fn start(binary: &str, directory: &Path, members: usize) -> anyhow::Result<Vec<Server>> {
+    let ports = free_ports(2 * members)?;
+    let ports: Vec<Ports> = ports
+        .chunks_exact(2)
+        .map(|pair| Ports {
+            client: pair[0],
+            peer: pair[1],
+        })
+        .collect();
+    let name = |number: usize| format!("m{number}");
+    let all: Vec<String> = ports
+        .iter()
+        .enumerate()
+        .map(|(number, ports)| format!("{}=http://127.0.0.1:{}", name(number), ports.peer))
+        .collect();
+    let initial_cluster = all.join(",");
+    let servers = ports.iter().enumerate().map(|(number, ports)| {
+        let (name, data) = (name(number), directory.join(name(number)));
+        Ok(Server {
+            child: spawn(binary, &data, &name, *ports, &initial_cluster)?,
+            binary: binary.to_owned(),
+            data,
+            _directory: None,
+            name,
+            ports: *ports,
+            initial_cluster: initial_cluster.clone(),
+        })
+    });
+    servers.collect()
+}
+
+fn spawn(
+    binary: &str,
+    data: &Path,
+    name: &str,
+    ports: Ports,
+    initial_cluster: &str,
+) -> anyhow::Result<Child> {
     let (client, peer) = (
-        format!("http://127.0.0.1:{client_port}"),
-        format!("http://127.0.0.1:{peer_port}"),
+        format!("http://127.0.0.1:{}", ports.client),
+        format!("http://127.0.0.1:{}", ports.peer),
     );
     Command::new(binary)
-        .arg("--data-dir")
+        .args(["--name", name, "--data-dir"])
         .arg(data)
         .args([
             "--listen-client-urls",
@@ -119,7 +263,7 @@ fn spawn(binary: &str, data: PathBuf, client_port: u16, peer_port: u16) -> anyho
             "--initial-advertise-peer-urls",
             &peer,
         ])
-        .args(["--initial-cluster", &format!("default={peer}")])
+        .args(["--initial-cluster", initial_cluster])
         .args(["--quota-backend-bytes", "17179869184", "--log-level", "error"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -128,6 +272,18 @@ fn spawn(binary: &str, data: PathBuf, client_port: u16, peer_port: u16) -> anyho
         .with_context(|| format!("cannot start {binary}"))
 }
 
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// Ports that nobody listens on.
+fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let span = u32::from(LAST_PORT - FIRST_PORT);
+    // Two benchmarks at the same time begin to look in different places.
+    let offset = std::process::id().wrapping_mul(97) % span;
+    let free = (0..span)
+        .map(|step| FIRST_PORT + u16::try_from((offset + step) % span).unwrap_or_default())
+        .filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let ports: Vec<u16> = free.take(count).collect();
+    anyhow::ensure!(
+        ports.len() == count,
+        "fewer than {count} free ports from {FIRST_PORT} to {LAST_PORT}"
+    );
+    Ok(ports)
 }
