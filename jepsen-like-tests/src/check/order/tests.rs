@@ -423,10 +423,7 @@ fn an_unknown_grant_survives_the_tries_of_those_who_need_it() {
     let mut script = Script::default();
     script.unknown(1, grant(5, 10));
     script.unknown(3, put_leased("a", "1", 5));
-    script.unknown(4, put_leased("b", "1", 5));
-    for request in [grant(5, 10), put_leased("a", "1", 5)] {
-        script.model.apply(&request).unwrap();
-    }
+    script.lost(4, put_leased("b", "1", 5));
     script.ok(10, 11, get("a"));
     script.ok(12, 13, put("a", "2"));
     script.ok(14, 15, get("a"));
