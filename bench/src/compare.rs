@@ -41,6 +41,8 @@ struct Row {
     filled: u64,
     /// The load comes at half of the rate that server B reached in this row.
     at_half_of: Option<&'static str>,
+    /// What else goes on meanwhile and is not measured; CPU is of both.
+    beside: Option<Load>,
 }
 
 fn rows(time: Duration) -> Vec<Row> {
@@ -57,6 +59,7 @@ fn rows(time: Duration) -> Vec<Row> {
         connections,
         filled: 0,
         at_half_of: None,
+        beside: None,
     };
     let get = |name, serializable| {
         let mut row = row(name, Work::Get { serializable }, 1000, 100);
@@ -67,6 +70,9 @@ fn rows(time: Duration) -> Vec<Row> {
     (large.load.keys, large.load.value_bytes) = (10_000, 16 * 1024);
     let mut half = row("P4 put at half", Work::Put, 256, 10);
     half.at_half_of = Some("P1 put");
+    let mut beside_puts = get("P6 get at 2000/s beside puts", false);
+    (beside_puts.load.clients, beside_puts.load.rate) = (200, Some(2000.0));
+    beside_puts.beside = Some(row("", Work::Put, 256, 1).load);
     vec![
         row("P1 put", Work::Put, 1000, 10),
         row("P2 put", Work::Put, 64, 8),
@@ -74,7 +80,9 @@ fn rows(time: Duration) -> Vec<Row> {
         half,
         get("P5 get linearizable", false),
         get("P5 get serializable", true),
+        beside_puts,
         row("P7 txn of 10", Work::Txn { puts: 10 }, 64, 8),
+        row("P7 lease keepalive", Work::KeepAlive, 64, 8),
         large,
     ]
 }
@@ -144,8 +152,13 @@ fn describe(row: &Row) -> String {
         .at_half_of
         .map(|of| format!(" at half of B's rate in {of}"))
         .unwrap_or_default();
+    let beside = row
+        .beside
+        .as_ref()
+        .map(|load| format!(", beside {load}"))
+        .unwrap_or_default();
     format!(
-        "{}{rate}, {} connections to {MEMBERS} members",
+        "{}{rate}{beside}, {} connections to {MEMBERS} members",
         row.load, row.connections
     )
 }
@@ -168,8 +181,17 @@ async fn measure(cluster: &Cluster, row: &Row, load: &Load) -> anyhow::Result<Fi
     let mut warm_up = load.clone();
     warm_up.length = Length::Time(Duration::from_secs(1));
     load::run(&channels, &warm_up).await?;
+    let beside_channels = load::connect(&cluster.endpoints(), 10).await?;
     let (before, own_before) = (cluster.usage()?, own_cpu()?);
-    let summary = load::run(&channels, load).await?;
+    let beside = async {
+        match &row.beside {
+            Some(beside) => load::run(&beside_channels, beside).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    let (summary, beside) = tokio::join!(load::run(&channels, load), beside);
+    let summary = summary?;
+    beside?;
     let (after, own_after) = (cluster.usage()?, own_cpu()?);
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 of anything")]
     let each = |total: u64| total as f64 / summary.count().max(1) as f64;

@@ -8,10 +8,16 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
-use kelson_proto::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+use kelson_proto::etcdserverpb::lease_client::LeaseClient;
+use kelson_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest, RequestOp,
+    TxnRequest, request_op,
+};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tonic::Status;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
 
 use crate::summary::Summary;
 
@@ -30,6 +36,8 @@ pub enum Work {
         /// How many.
         puts: u64,
     },
+    /// Each client keeps a lease of its own alive, on a stream of its own.
+    KeepAlive,
 }
 
 /// When a run ends.
@@ -65,8 +73,12 @@ impl fmt::Display for Load {
             Work::Get { serializable: false } => write!(f, "linearizable gets"),
             Work::Get { serializable: true } => write!(f, "serializable gets"),
             Work::Txn { puts } => write!(f, "transactions of {puts} puts of {} B", self.value_bytes),
+            Work::KeepAlive => write!(f, "lease keepalives"),
         }?;
-        write!(f, " over {} keys, {} clients", self.keys, self.clients)?;
+        if self.work != Work::KeepAlive {
+            write!(f, " over {} keys", self.keys)?;
+        }
+        write!(f, ", {} clients", self.clients)?;
         match self.rate {
             None => write!(f, ", closed loop"),
             Some(rate) => write!(f, ", {rate:.0}/s"),
@@ -135,8 +147,8 @@ pub async fn run(channels: &[Channel], load: &Load) -> anyhow::Result<Summary> {
     });
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..load.clients {
-        let client = KvClient::new(channels[number % channels.len()].clone());
-        clients.spawn(shared.clone().client(client));
+        let channel = channels[number % channels.len()].clone();
+        clients.spawn(shared.clone().client(channel));
     }
     let mut sum = Summary::default();
     while let Some(done) = clients.join_next().await {
@@ -147,8 +159,20 @@ pub async fn run(channels: &[Channel], load: &Load) -> anyhow::Result<Summary> {
 }
 
 impl Shared {
-    async fn client(self: Arc<Self>, mut client: KvClient<Channel>) -> Summary {
+    async fn client(self: Arc<Self>, channel: Channel) -> Summary {
         let mut sum = Summary::default();
+        let opened = match self.load.work {
+            Work::KeepAlive => Lease::grant(channel.clone()).await.map(Some),
+            _ => Ok(None),
+        };
+        let mut lease = match opened {
+            Ok(lease) => lease,
+            Err(status) => {
+                sum.failed(&status);
+                return sum;
+            }
+        };
+        let mut client = KvClient::new(channel);
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 requests")]
@@ -166,7 +190,11 @@ impl Shared {
             if self.load.rate.is_some() {
                 tokio::time::sleep_until(due).await;
             }
-            match self.ask(&mut client, number).await {
+            let answered = match &mut lease {
+                Some(lease) => lease.keep_alive().await,
+                None => self.ask(&mut client, number).await,
+            };
+            match answered {
                 Ok(()) => sum.took(due.elapsed()),
                 Err(status) => sum.failed(&status),
             }
@@ -196,6 +224,7 @@ impl Shared {
                 };
                 client.txn(request).await?;
             }
+            Work::KeepAlive => {}
         }
         Ok(())
     }
@@ -215,6 +244,56 @@ impl Shared {
         let keys = self.load.keys;
         let step = STEPS.into_iter().find(|step| !keys.is_multiple_of(*step));
         (number % keys).wrapping_mul(step.unwrap_or(1)) % keys
+    }
+}
+
+/// A lease and the stream that keeps it alive.
+struct Lease {
+    id: i64,
+    requests: mpsc::Sender<LeaseKeepAliveRequest>,
+    replies: Streaming<LeaseKeepAliveResponse>,
+}
+
+impl Lease {
+    /// Seconds; longer than any run.
+    const TTL: i64 = 3600;
+
+    async fn grant(channel: Channel) -> Result<Self, Status> {
+        let mut client = LeaseClient::new(channel);
+        let request = LeaseGrantRequest {
+            ttl: Self::TTL,
+            ..LeaseGrantRequest::default()
+        };
+        let id = client.lease_grant(request).await?.into_inner().id;
+        let (requests, outgoing) = mpsc::channel(1);
+        let first = LeaseKeepAliveRequest { id };
+        // Some servers answer a stream only once something has come on it.
+        let _ = requests.send(first).await;
+        let replies = client.lease_keep_alive(ReceiverStream::new(outgoing)).await?;
+        let mut lease = Self {
+            id,
+            requests,
+            replies: replies.into_inner(),
+        };
+        lease.reply().await?;
+        Ok(lease)
+    }
+
+    async fn keep_alive(&mut self) -> Result<(), Status> {
+        let request = LeaseKeepAliveRequest { id: self.id };
+        self.requests
+            .send(request)
+            .await
+            .map_err(|_| Status::unavailable("the stream has ended"))?;
+        self.reply().await
+    }
+
+    async fn reply(&mut self) -> Result<(), Status> {
+        match self.replies.message().await? {
+            Some(reply) if reply.ttl > 0 => Ok(()),
+            Some(_) => Err(Status::not_found("the lease is gone")),
+            None => Err(Status::unavailable("the stream has ended")),
+        }
     }
 }
 
