@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::calibration::Calibration;
 use crate::load::{self, Length, Load, Work};
-use crate::process::{Cluster, own_cpu};
+use crate::process::{Cluster, disk_written, own_cpu};
 use crate::report::{Figures, Report, RowReport};
 
 /// Members of each cluster.
@@ -118,7 +118,7 @@ pub async fn compare(plan: &Plan) -> anyhow::Result<()> {
                     println!("  {}: left out, {:?} is not measured", row.name, row.at_half_of);
                     continue;
                 };
-                let figures = measure(&cluster, row, &load).await?;
+                let figures = measure(&cluster, row, &load, &plan.directory).await?;
                 println!("  {}: {figures}", row.name);
                 reports[place].add(pair, side, figures);
             }
@@ -173,7 +173,7 @@ fn load_of(row: &Row, reports: &[RowReport]) -> Option<Load> {
     Some(load)
 }
 
-async fn measure(cluster: &Cluster, row: &Row, load: &Load) -> anyhow::Result<Figures> {
+async fn measure(cluster: &Cluster, row: &Row, load: &Load, directory: &Path) -> anyhow::Result<Figures> {
     let channels = load::connect(&cluster.endpoints(), row.connections).await?;
     if row.filled > 0 {
         load::fill(&channels, row.filled, load.value_bytes).await?;
@@ -182,7 +182,7 @@ async fn measure(cluster: &Cluster, row: &Row, load: &Load) -> anyhow::Result<Fi
     warm_up.length = Length::Time(Duration::from_secs(1));
     load::run(&channels, &warm_up).await?;
     let beside_channels = load::connect(&cluster.endpoints(), 10).await?;
-    let (before, own_before) = (cluster.usage()?, own_cpu()?);
+    let (before, own_before, disk_before) = (cluster.usage()?, own_cpu()?, disk_written(directory)?);
     let beside = async {
         match &row.beside {
             Some(beside) => load::run(&beside_channels, beside).await.map(drop),
@@ -192,7 +192,7 @@ async fn measure(cluster: &Cluster, row: &Row, load: &Load) -> anyhow::Result<Fi
     let (summary, beside) = tokio::join!(load::run(&channels, load), beside);
     let summary = summary?;
     beside?;
-    let (after, own_after) = (cluster.usage()?, own_cpu()?);
+    let (after, own_after, disk_after) = (cluster.usage()?, own_cpu()?, disk_written(directory)?);
     #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 of anything")]
     let each = |total: u64| total as f64 / summary.count().max(1) as f64;
     let micros = |time: Duration| time.as_micros() as u64;
@@ -203,7 +203,9 @@ async fn measure(cluster: &Cluster, row: &Row, load: &Load) -> anyhow::Result<Fi
         p999_us: micros(summary.quantile(0.999)),
         cpu_us: each(micros(after.cpu.saturating_sub(before.cpu))),
         generator_cpu_us: each(micros(own_after.saturating_sub(own_before))),
-        written_bytes: each(after.written_bytes - before.written_bytes),
+        disk_bytes: disk_after
+            .zip(disk_before)
+            .map(|(after, before)| each(after.saturating_sub(before))),
         peak_resident_mib: after.peak_resident_bytes >> 20,
         errors: summary.errors,
     })

@@ -1,6 +1,7 @@
 //! Server processes of the benchmark's own: members on free ports of this machine, in fresh directories, and what they
 //! use of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -43,8 +44,6 @@ struct Ports {
 pub struct Usage {
     /// Processor time, in the program and in the system for it.
     pub cpu: Duration,
-    /// Bytes that it had written to disk.
-    pub written_bytes: u64,
     /// The most memory it ever had resident, in bytes.
     pub peak_resident_bytes: u64,
 }
@@ -90,14 +89,8 @@ impl Server {
 
     /// What it has used so far. Linux only.
     pub fn usage(&self) -> anyhow::Result<Usage> {
-        let io = self.proc("io")?;
-        let written = io
-            .lines()
-            .find_map(|line| line.strip_prefix("write_bytes: "))
-            .context("no write_bytes")?;
         Ok(Usage {
             cpu: cpu_of(&self.proc("stat")?)?,
-            written_bytes: written.parse()?,
             peak_resident_bytes: self.memory("VmHWM:")?,
         })
     }
@@ -158,6 +151,21 @@ pub fn own_cpu() -> anyhow::Result<Duration> {
     cpu_of(&std::fs::read_to_string("/proc/self/stat")?)
 }
 
+/// Bytes written so far to the disk that holds `directory`, by whomever: what the system counts towards programs is
+/// whole folios of its cache, a thousand times what a small write into a large file comes to. None where the directory
+/// is on no disk of its own, as in memory.
+pub fn disk_written(directory: &Path) -> anyhow::Result<Option<u64>> {
+    const SECTOR_BYTES: u64 = 512;
+    let device = std::fs::metadata(directory)?.dev();
+    let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
+    let minor = (device & 0xff) | ((device >> 12) & !0xff);
+    let Ok(stat) = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")) else {
+        return Ok(None);
+    };
+    let sectors = stat.split_whitespace().nth(6).context("no sectors written")?;
+    Ok(Some(sectors.parse::<u64>()? * SECTOR_BYTES))
+}
+
 fn cpu_of(stat: &str) -> anyhow::Result<Duration> {
     // The second field is the program's name in parentheses; the 14th and 15th are ticks in it and for it.
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
@@ -199,7 +207,6 @@ impl Cluster {
         for member in &self.members {
             let usage = member.usage()?;
             sum.cpu += usage.cpu;
-            sum.written_bytes += usage.written_bytes;
             sum.peak_resident_bytes = sum.peak_resident_bytes.max(usage.peak_resident_bytes);
         }
         Ok(sum)

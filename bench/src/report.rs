@@ -21,8 +21,8 @@ pub struct Figures {
     pub cpu_us: f64,
     /// That of the generator.
     pub generator_cpu_us: f64,
-    /// Bytes written to disk by all members for each request.
-    pub written_bytes: f64,
+    /// Bytes written to the disk for each request, where there is one.
+    pub disk_bytes: Option<f64>,
     /// Most memory that any member ever had resident.
     pub peak_resident_mib: u64,
     /// Requests that failed.
@@ -140,8 +140,8 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "| load | rate | CPU | p50 | p99 | p99.9 | A: rate, p50/p99/p99.9 us, CPU us | B | generator CPU us | written \
-             B | peak MiB | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+            "| load | rate | CPU | p50 | p99 | p99.9 | A: rate, p50/p99/p99.9 us, CPU us | B | generator CPU us | disk B \
+             | peak MiB | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for row in &self.rows {
             self.write_row(f, row)?;
@@ -185,7 +185,7 @@ impl Report {
             side(0),
             side(1),
             both(|figures| figures.generator_cpu_us),
-            both(|figures| figures.written_bytes),
+            both(|figures| figures.disk_bytes.unwrap_or(f64::NAN)),
             both(|figures| figures.peak_resident_mib as f64),
             both(|figures| figures.errors as f64),
         )
@@ -204,7 +204,7 @@ mod tests {
             p999_us: 300,
             cpu_us: 10.0,
             generator_cpu_us: 5.0,
-            written_bytes: 1000.0,
+            disk_bytes: None,
             peak_resident_mib: 50,
             errors: 0,
         }
