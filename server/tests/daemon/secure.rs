@@ -321,7 +321,7 @@ async fn three_members_talk_over_mutual_tls_and_refuse_a_stranger() {
         .zip(all)
         .map(|(name, ports)| format!("{name}=https://127.0.0.1:{}", ports.peer))
         .collect();
-    let mut members = Vec::new();
+    let mut flags_of_all = Vec::new();
     for (name, ports) in names.iter().zip(all) {
         let peer = ours.issue(&format!("peer-{name}"));
         let mut flags = secured(ports, &scratch.path().join(name), &ours);
@@ -338,8 +338,13 @@ async fn three_members_talk_over_mutual_tls_and_refuse_a_stranger() {
             format!("--peer-trusted-ca-file={}", ours.certificate.display()),
             "--peer-client-cert-auth=true".to_owned(),
         ]);
-        members.push(Daemon::start(&flags, &[]));
+        flags_of_all.push(flags);
     }
+    // Only now: a member must not read a pair that is being replaced.
+    let mut members: Vec<_> = flags_of_all
+        .iter()
+        .map(|flags| Daemon::start(flags, &[]))
+        .collect();
     for member in &mut members {
         member.line("serving client traffic securely").await;
     }
