@@ -1,5 +1,6 @@
 //! openraft's network towards one peer. Appends are pipelined over one connection; replies come in the same order.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -40,6 +41,21 @@ pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
     pub(crate) images: Images,
     pub(crate) acknowledged: Arc<Acknowledged>,
+    pub(crate) ballots: Arc<Ballots>,
+}
+
+/// Connections that votes were asked for on, by member. openraft makes a client for each question, and bounds it by less
+/// than what dialling, the hello and the question take over a slow link: what one client has begun the next goes on with.
+#[derive(Default)]
+pub(crate) struct Ballots {
+    kept: Mutex<BTreeMap<u64, Kept>>,
+}
+
+/// What is left of a client.
+#[derive(Default)]
+struct Kept {
+    line: Option<Line>,
+    connecting: Option<Connecting>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -68,6 +84,7 @@ impl Network {
             line: None,
             connecting: Mutex::default(),
             unreachable: false,
+            asks_for_votes: false,
         }
     }
 }
@@ -107,6 +124,26 @@ pub(crate) struct PeerClient {
     connecting: Mutex<Option<Connecting>>,
     /// Whether the last attempt to connect failed, and was told.
     unreachable: bool,
+    /// What it leaves behind goes to the next one that does.
+    asks_for_votes: bool,
+}
+
+impl Drop for PeerClient {
+    fn drop(&mut self) {
+        if !self.asks_for_votes {
+            return;
+        }
+        let mut left = Kept {
+            line: self.line.take(),
+            connecting: self.connecting.get_mut().take(),
+        };
+        if let Some(line) = &mut left.line {
+            line.link.count_no_more();
+        }
+        if left.line.is_some() || left.connecting.is_some() {
+            self.network.ballots.kept.lock().insert(self.target, left);
+        }
+    }
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -194,7 +231,17 @@ impl PeerClient {
             last: request.last_log_id.as_ref().map(log_id_message),
             leadership_transfer: request.leadership_transfer,
         };
-        let reply: peer::VoteReply = self.call(kind, &message, Kind::VoteReply).await?;
+        self.asks_for_votes = true;
+        let kept = self.network.ballots.kept.lock().remove(&self.target);
+        let was_kept = kept.is_some();
+        let Kept { line, connecting } = kept.unwrap_or_default();
+        (self.line, *self.connecting.get_mut()) = (line, connecting);
+        let reply: RpcResult<peer::VoteReply> = self.call(kind, &message, Kind::VoteReply).await;
+        let reply = match reply {
+            // The member has been restarted since, or was out of reach then.
+            Err(_) if was_kept => self.call(kind, &message, Kind::VoteReply).await?,
+            reply => reply?,
+        };
         let vote = vote_of(reply.vote.as_ref()).map_err(network_error)?;
         Ok(VoteResponse::new(
             vote,
@@ -271,12 +318,16 @@ where
                     let frame = frame.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no reply in time"))??;
                     let reply = frame.expect(Kind::AppendReply)?;
                     line.silent_since = Instant::now();
+                    let result = append_result(reply)?;
                     if line.owed > 0 {
                         line.owed -= 1;
+                        // A higher term is news whichever heartbeat it answers, and its sender hangs up after it.
+                        if matches!(result, Err(StreamAppendError::HigherVote(_))) {
+                            return Ok(Some(result));
+                        }
                         continue;
                     }
                     self.in_flight -= 1;
-                    let result = append_result(reply)?;
                     return self.client.note(&self.vote, result).map(Some);
                 }
                 request = next_of(&mut self.input), if may_send && self.input.is_some() => {

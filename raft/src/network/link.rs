@@ -31,7 +31,8 @@ pub(crate) struct Identity {
 pub(crate) struct Link {
     pub(crate) reader: FrameReader,
     pub(crate) writer: FrameWriter,
-    _open: OpenLink,
+    /// Counts it among the connections to the peer.
+    open: Option<OpenLink>,
 }
 
 impl Link {
@@ -100,8 +101,13 @@ impl Link {
         Ok(Self {
             reader,
             writer,
-            _open: OpenLink::new(peer),
+            open: Some(OpenLink::new(peer)),
         })
+    }
+
+    /// Counts it no more among the connections to the peer: nobody listens on it, and would hear if it broke.
+    pub(crate) fn count_no_more(&mut self) {
+        self.open = None;
     }
 
     /// Sends one message and waits for the reply.
