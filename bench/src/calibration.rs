@@ -22,12 +22,15 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::load::{self, Length, Load, Work};
+use crate::process::free_ports;
 use crate::summary::Summary;
 
 /// Bytes of each write that is synced: what a small batch of entries takes.
 const WRITE_BYTES: usize = 4096;
 /// Time for each measurement.
 const TIME: Duration = Duration::from_secs(2);
+/// How long the server that does nothing may take to listen.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Writers that sync at once, as members of a cluster on one machine do.
 const WRITERS: usize = 3;
 
@@ -114,18 +117,18 @@ fn sync_for_a_while(path: &Path) -> anyhow::Result<Summary> {
 
 async fn ceiling() -> anyhow::Result<f64> {
     let exe = std::env::current_exe()?;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
-    let port = listener.local_addr()?.port();
-    drop(listener);
+    let port = free_ports(1)?[0];
     // A process of its own, as servers are.
     let _server = tokio::process::Command::new(exe)
         .args(["nothing", "--port", &port.to_string()])
         .kill_on_drop(true)
         .spawn()?;
     let endpoint = [format!("127.0.0.1:{port}")];
+    let started = Instant::now();
     let channels = loop {
         match load::connect(&endpoint, 10).await {
             Ok(channels) => break channels,
+            Err(error) if started.elapsed() > START_TIMEOUT => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     };

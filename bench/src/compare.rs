@@ -14,6 +14,8 @@ use crate::report::{Figures, Report, RowReport};
 
 /// Members of each cluster.
 const MEMBERS: usize = 3;
+/// Connections of a load that goes on beside the one that is measured.
+const BESIDE_CONNECTIONS: usize = 10;
 
 /// Settings of a comparison.
 #[derive(Clone, Debug)]
@@ -181,11 +183,13 @@ async fn measure(cluster: &Cluster, row: &Row, load: &Load, directory: &Path) ->
     let mut warm_up = load.clone();
     warm_up.length = Length::Time(Duration::from_secs(1));
     load::run(&channels, &warm_up).await?;
-    let beside_channels = load::connect(&cluster.endpoints(), 10).await?;
     let (before, own_before, disk_before) = (cluster.usage()?, own_cpu()?, disk_written(directory)?);
     let beside = async {
         match &row.beside {
-            Some(beside) => load::run(&beside_channels, beside).await.map(drop),
+            Some(beside) => {
+                let channels = load::connect(&cluster.endpoints(), BESIDE_CONNECTIONS).await?;
+                load::run(&channels, beside).await.map(drop)
+            }
             None => Ok(()),
         }
     };

@@ -280,7 +280,7 @@ fn spawn(
 }
 
 /// Ports that nobody listens on.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
     let span = u32::from(LAST_PORT - FIRST_PORT);
     // Two benchmarks at the same time begin to look in different places.
     let offset = std::process::id().wrapping_mul(97) % span;

@@ -134,7 +134,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         identity: identity.clone(),
         images,
         acknowledged: Arc::default(),
-        ballots: Arc::default(),
+        questions: Arc::default(),
     };
     let raft = Raft::new(
         config.id,

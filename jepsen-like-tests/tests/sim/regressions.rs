@@ -91,3 +91,17 @@ fn a_leader_is_named_with_its_own_term() {
     let report = sim::run(&plan, false);
     assert_eq!(report.violation, None);
 }
+
+/// Seed 44046: openraft waits for a vote for less than a third of the election timeout. Each question dialled anew, and
+/// dial, hello and question are three round trips: over links well within etcd's rule for timers nobody was elected.
+#[test]
+fn a_leader_is_elected_over_links_of_a_tenth_of_the_election_timeout() {
+    let links = LinkQuality {
+        delay: Duration::from_millis(45),
+        jitter: Duration::from_millis(5),
+        loss: 0,
+    };
+    let report = sim::run(&calm(links), false);
+    assert_eq!(report.violation, None);
+    assert!(report.operations.0 > 0, "nobody was answered");
+}

@@ -41,13 +41,13 @@ pub(crate) struct Network {
     pub(crate) identity: Arc<Identity>,
     pub(crate) images: Images,
     pub(crate) acknowledged: Arc<Acknowledged>,
-    pub(crate) ballots: Arc<Ballots>,
+    pub(crate) questions: Arc<Questions>,
 }
 
-/// Connections that votes were asked for on, by member. openraft makes a client for each question, and bounds it by less
+/// Connections for single questions (votes, transfers), by member. openraft makes a client for each, and bounds it by less
 /// than what dialling, the hello and the question take over a slow link: what one client has begun the next goes on with.
 #[derive(Default)]
-pub(crate) struct Ballots {
+pub(crate) struct Questions {
     kept: Mutex<BTreeMap<u64, Kept>>,
 }
 
@@ -84,7 +84,7 @@ impl Network {
             line: None,
             connecting: Mutex::default(),
             unreachable: false,
-            asks_for_votes: false,
+            asks_once: false,
         }
     }
 }
@@ -125,12 +125,12 @@ pub(crate) struct PeerClient {
     /// Whether the last attempt to connect failed, and was told.
     unreachable: bool,
     /// What it leaves behind goes to the next one that does.
-    asks_for_votes: bool,
+    asks_once: bool,
 }
 
 impl Drop for PeerClient {
     fn drop(&mut self) {
-        if !self.asks_for_votes {
+        if !self.asks_once {
             return;
         }
         let mut left = Kept {
@@ -141,7 +141,7 @@ impl Drop for PeerClient {
             line.link.count_no_more();
         }
         if left.line.is_some() || left.connecting.is_some() {
-            self.network.ballots.kept.lock().insert(self.target, left);
+            self.network.questions.kept.lock().insert(self.target, left);
         }
     }
 }
@@ -204,6 +204,25 @@ impl PeerClient {
         Ok(answer)
     }
 
+    /// The one question of a client, on the connection of the client before it if there was one.
+    async fn ask<M: prost::Message + Default>(
+        &mut self,
+        kind: Kind,
+        message: &impl prost::Message,
+        reply: Kind,
+    ) -> RpcResult<M> {
+        self.asks_once = true;
+        let kept = self.network.questions.kept.lock().remove(&self.target);
+        let was_kept = kept.is_some();
+        let Kept { line, connecting } = kept.unwrap_or_default();
+        (self.line, *self.connecting.get_mut()) = (line, connecting);
+        match self.call(kind, message, reply).await {
+            // The member has been restarted since, or was out of reach then.
+            Err(_) if was_kept => self.call(kind, message, reply).await,
+            answer => answer,
+        }
+    }
+
     /// Takes note of what the peer has, and refuses to hear that it has it no more.
     fn note(
         &self,
@@ -231,17 +250,7 @@ impl PeerClient {
             last: request.last_log_id.as_ref().map(log_id_message),
             leadership_transfer: request.leadership_transfer,
         };
-        self.asks_for_votes = true;
-        let kept = self.network.ballots.kept.lock().remove(&self.target);
-        let was_kept = kept.is_some();
-        let Kept { line, connecting } = kept.unwrap_or_default();
-        (self.line, *self.connecting.get_mut()) = (line, connecting);
-        let reply: RpcResult<peer::VoteReply> = self.call(kind, &message, Kind::VoteReply).await;
-        let reply = match reply {
-            // The member has been restarted since, or was out of reach then.
-            Err(_) if was_kept => self.call(kind, &message, Kind::VoteReply).await?,
-            reply => reply?,
-        };
+        let reply: peer::VoteReply = self.ask(kind, &message, Kind::VoteReply).await?;
         let vote = vote_of(reply.vote.as_ref()).map_err(network_error)?;
         Ok(VoteResponse::new(
             vote,
@@ -314,17 +323,12 @@ where
             let waiting = self.in_flight > 0;
             tokio::select! {
                 biased;
-                frame = tokio::time::timeout(timeout, line.link.reader.require()), if waiting => {
-                    let frame = frame.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no reply in time"))??;
-                    let reply = frame.expect(Kind::AppendReply)?;
+                frame = line.link.reader.require_within(timeout), if waiting => {
+                    let result = append_result(frame?.expect(Kind::AppendReply)?)?;
                     line.silent_since = Instant::now();
-                    let result = append_result(reply)?;
-                    if line.owed > 0 {
+                    // A higher term is news whichever heartbeat it answers, and its sender hangs up after it.
+                    if line.owed > 0 && !matches!(result, Err(StreamAppendError::HigherVote(_))) {
                         line.owed -= 1;
-                        // A higher term is news whichever heartbeat it answers, and its sender hangs up after it.
-                        if matches!(result, Err(StreamAppendError::HigherVote(_))) {
-                            return Ok(Some(result));
-                        }
                         continue;
                     }
                     self.in_flight -= 1;
@@ -488,7 +492,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             to: *request.to_node_id(),
             last: request.last_log_id().map(log_id_message),
         };
-        let reply: peer::TransferReply = self.call(Kind::Transfer, &message, Kind::TransferReply).await?;
+        let reply: peer::TransferReply = self.ask(Kind::Transfer, &message, Kind::TransferReply).await?;
         if reply.accepted {
             return Ok(Ok(()));
         }
@@ -564,9 +568,7 @@ impl PeerClient {
 /// that it is at it: one that has lost its power is silent, and no packet is on the way whose loss would tell.
 async fn snapshot_reply(reader: &mut FrameReader, bound: Duration) -> io::Result<peer::SnapshotReply> {
     loop {
-        let frame = tokio::time::timeout(bound, reader.require())
-            .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the receiver of a snapshot is silent"))??;
+        let frame = reader.require_within(bound).await?;
         if frame.kind != Kind::SnapshotProgress {
             return frame.expect(Kind::SnapshotReply);
         }

@@ -189,6 +189,13 @@ impl FrameReader {
             .await?
             .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
+
+    /// As [`Self::require`]; an error if nothing comes for so long.
+    pub(crate) async fn require_within(&mut self, bound: Duration) -> io::Result<Frame> {
+        tokio::time::timeout(bound, self.require())
+            .await
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer is silent")))
+    }
 }
 
 pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Frame>> {

@@ -84,10 +84,10 @@ fn decide(
     }
     history.tell(|index| {
         let operation = &evidence.operations[index];
-        match fates.get(&operation.id) {
-            _ if !operation.is_unknown() => Some(operation.ret),
-            Some(by) => Some(*by),
-            None => None,
+        if operation.is_unknown() {
+            fates.get(&operation.id).copied()
+        } else {
+            Some(operation.ret)
         }
     });
     search(history, &history.spans, limits.search_steps)

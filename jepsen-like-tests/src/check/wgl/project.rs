@@ -157,12 +157,9 @@ impl KeyHistory {
         for (span, ret) in self.spans.iter_mut().zip(&returns) {
             span.ret = ret.unwrap_or(span.ret);
         }
-        let mut happened = returns.iter().map(Option::is_some);
-        self.spans.retain(|_| happened.next() == Some(true));
-        let mut happened = returns.iter().map(Option::is_some);
-        self.operations.retain(|_| happened.next() == Some(true));
-        let mut happened = returns.iter().map(Option::is_some);
-        self.ways.retain(|_| happened.next() == Some(true));
+        keep(&mut self.spans, &returns);
+        keep(&mut self.operations, &returns);
+        keep(&mut self.ways, &returns);
     }
 
     /// How much there is to search, in words.
@@ -170,6 +167,12 @@ impl KeyHistory {
         let open = self.spans.iter().filter(|span| span.ret == u64::MAX).count();
         format!("{} calls, {open} of them unknown", self.spans.len())
     }
+}
+
+/// Keeps the items whose call is known to have happened.
+fn keep<T>(items: &mut Vec<T>, returns: &[Option<u64>]) {
+    let mut returns = returns.iter();
+    items.retain(|_| returns.next().is_some_and(Option::is_some));
 }
 
 /// A call seen from all keys: the ways in which it may have taken effect on each.
