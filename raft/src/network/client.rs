@@ -216,11 +216,46 @@ impl PeerClient {
         let was_kept = kept.is_some();
         let Kept { line, connecting } = kept.unwrap_or_default();
         (self.line, *self.connecting.get_mut()) = (line, connecting);
-        match self.call(kind, message, reply).await {
+        match self.ask_on_line(kind, message, reply).await {
             // The member has been restarted since, or was out of reach then.
-            Err(_) if was_kept => self.call(kind, message, reply).await,
+            Err(_) if was_kept => {
+                self.line = None;
+                self.ask_on_line(kind, message, reply).await
+            }
             answer => answer,
         }
+    }
+
+    /// As [`Self::call`], but a question that is given up leaves its connection behind, with the answer owed.
+    async fn ask_on_line<M: prost::Message + Default>(
+        &mut self,
+        kind: Kind,
+        message: &impl prost::Message,
+        reply: Kind,
+    ) -> RpcResult<M> {
+        let bound = self.network.identity.reply_timeout;
+        let mut line = self.take_line().await?;
+        line.link.writer.put(kind, message);
+        line.link
+            .writer
+            .flush_within(bound)
+            .await
+            .map_err(network_error)?;
+        line.owed += 1;
+        line.silent_since = Instant::now();
+        let line = self.line.insert(line);
+        let answer = loop {
+            let frame = line.link.reader.require_within(bound).await;
+            line.owed -= 1;
+            // Answers come in order: those before are to questions that were given up.
+            if line.owed == 0 || frame.is_err() {
+                break frame.and_then(|frame| frame.expect(reply));
+            }
+        };
+        if answer.is_err() {
+            self.line = None;
+        }
+        answer.map_err(network_error)
     }
 
     /// Takes note of what the peer has, and refuses to hear that it has it no more.
