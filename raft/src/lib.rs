@@ -7,6 +7,7 @@ mod codec;
 pub mod environment;
 pub mod executor;
 pub mod fault;
+mod heartbeat;
 mod images;
 mod leadership;
 pub mod life;

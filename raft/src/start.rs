@@ -28,6 +28,7 @@ use crate::codec::decode_membership;
 use crate::environment::Environment;
 use crate::executor::{Blocked, Tasks};
 use crate::fault::FaultSignal;
+use crate::heartbeat::send_heartbeats;
 use crate::images::Images;
 use crate::leadership::{Leadership, LeadershipHistory, watch_leadership};
 use crate::log_storage::LogStorage;
@@ -202,6 +203,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         config.pre_vote,
         executor.random(),
     ));
+    tasks.spawn(send_heartbeats(raft.clone(), config.heartbeat));
     tasks.spawn(purge_log(
         raft.clone(),
         storage.durable(),
@@ -378,17 +380,17 @@ fn check_owner(store: &Store, config: &NodeConfig) -> Result<(), Fault> {
 
 fn raft_config(config: &NodeConfig) -> Result<Config, Fault> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let heartbeat = millis(config.heartbeat);
     // The lease is the only part of openraft's election clock that is used: `campaign` says when to stand.
-    let lease = millis(campaign::lease(config.election_timeout));
+    let lease = millis(campaign::lease(config.election_timeout)).max(4);
     let raft = Config {
         cluster_name: format!("{:x}", config.cluster_id),
-        heartbeat_interval: heartbeat,
+        // Not when heartbeats are sent, which `heartbeat` says, but how long their answers may take.
+        heartbeat_interval: lease - 2,
         enable_elect: false,
         // No longer an election's clock, but still openraft's bound on how long a vote may be asked for: on a new
         // connection that is three round trips and a sync. The lease is the longest that openraft takes.
-        election_timeout_min: (lease.saturating_sub(1)).max(heartbeat + 1),
-        election_timeout_max: lease.max(heartbeat + 2),
+        election_timeout_min: lease - 1,
+        election_timeout_max: lease,
         // Checkpoints are the storage thread's; this crate tells openraft of them and purges (reliability R7).
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

@@ -110,3 +110,19 @@ fn a_leader_is_elected_over_links_almost_as_slow_as_heartbeats_allow() {
     assert_eq!(report.violation, None);
     assert!(report.operations.0 > 0, "nobody was answered");
 }
+
+/// openraft waits for the answer to a heartbeat as long as for the next one: where a round trip took longer than that, no
+/// read was ever confirmed. etcd's rule for timers allows heartbeats twice in a round trip.
+#[test]
+fn reads_are_confirmed_where_a_round_trip_takes_two_heartbeats() {
+    let links = LinkQuality {
+        delay: Duration::from_millis(90),
+        jitter: Duration::from_millis(10),
+        loss: 0,
+    };
+    let report = sim::run(&calm(links), false);
+    assert_eq!(report.violation, None);
+    let (ok, refused, unknown) = report.operations;
+    assert!(unknown <= 3, "{unknown} unknown, {ok} ok, {refused} refused");
+    assert_eq!(report.elections, 1);
+}
