@@ -19,8 +19,6 @@ pub struct Mutant {
 pub enum Hunt {
     /// This checker, within this many seconds.
     By(Checker, u64),
-    /// Nobody yet. The bug is planted; what could see it is missing.
-    Nobody(&'static str),
     /// The bug cannot be planted: the code that it would be in does not exist.
     NotPlanted(&'static str),
 }
@@ -44,9 +42,9 @@ impl Mutant {
 }
 
 impl Checker {
-    /// Whether its tests start the daemon, which must then be built with the bugs too.
-    pub fn starts_servers(&self) -> bool {
-        self.binary == LEFT_ALONE.binary
+    /// Whether it hunts with whole members, which must then be built with the bugs too.
+    pub fn takes_members(&self) -> bool {
+        [LEFT_ALONE.binary, SIMULATION.binary].contains(&self.binary)
     }
 }
 
@@ -84,6 +82,9 @@ const WATCH: Checker = tests("kelson_server", "watch::");
 const LEASE: Checker = tests("kelson_server", "lease::");
 /// A real leader whose followers are dead.
 const LEFT_ALONE: Checker = tests("api", "a_leader_without_its_followers");
+
+/// Whole members on make-believe machines whose leaders die.
+const SIMULATION: Checker = tests("sim", "reads_at_new_leaders");
 
 const fn by(number: &'static str, breaks: &'static str, checker: Checker, seconds: u64) -> Mutant {
     Mutant {
@@ -187,11 +188,12 @@ pub const MUTANTS: &[Mutant] = &[
         20,
     ),
     by("M19", "a read does not wait for apply", READ_QUEUE, 20),
-    Mutant {
-        number: "M20",
-        breaks: "a new leader reads before it has committed an entry of its term",
-        hunt: Hunt::Nobody("needs the simulation: the window is less than a millisecond after an election"),
-    },
+    by(
+        "M20",
+        "a new leader reads before it has committed an entry of its term",
+        SIMULATION,
+        240,
+    ),
     by("M21", "reads inside a transaction are skipped", MODEL, 60),
     not_planted(
         "M22",

@@ -11,6 +11,7 @@ mod requests;
 mod snapshots;
 mod store;
 mod wal;
+mod watch;
 
 pub use input::Input;
 
@@ -60,6 +61,11 @@ pub const TARGETS: &[Target] = &[
         name: "kv_differential",
         promise: "the store answers any requests as the model does, also after a restart",
         run: store::differential,
+    },
+    Target {
+        name: "watch_hub",
+        promise: "whatever happens to a watch hub in whatever order, every watcher gets all it asked for, once, in order",
+        run: watch::play,
     },
 ];
 

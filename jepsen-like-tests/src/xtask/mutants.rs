@@ -63,7 +63,6 @@ pub fn run(arguments: Vec<String>) -> anyhow::Result<()> {
 fn hunt(hunter: &Hunter, mutant: &Mutant, red: &BTreeSet<Checker>) -> anyhow::Result<(String, String, bool)> {
     Ok(match mutant.hunt {
         Hunt::NotPlanted(why) => ("-".to_owned(), format!("not planted: {why}"), true),
-        Hunt::Nobody(why) => ("-".to_owned(), format!("not hunted: {why}"), true),
         Hunt::By(checker, _) if red.contains(&checker) => {
             let why = "INVALID: its checker is red without a bug";
             (name(&checker), why.to_owned(), false)
@@ -84,7 +83,7 @@ fn clean_runs(hunter: &Hunter, mutants: &[&Mutant]) -> anyhow::Result<BTreeSet<C
         .iter()
         .filter_map(|mutant| match mutant.hunt {
             Hunt::By(checker, _) => Some(checker),
-            Hunt::Nobody(_) | Hunt::NotPlanted(_) => None,
+            Hunt::NotPlanted(_) => None,
         })
         .collect();
     let mut red = BTreeSet::new();
@@ -113,13 +112,13 @@ impl Asked {
             ["--gate"] => one_per_checker(commits()?),
             _ => bail!("usage: cargo xtask mutants [--gate | --only M07,M12]"),
         };
-        let needs_server = mutants
+        let takes_members = mutants
             .iter()
-            .any(|mutant| matches!(mutant.hunt, Hunt::By(checker, _) if checker.starts_servers()));
-        let scope = if needs_server {
+            .any(|mutant| matches!(mutant.hunt, Hunt::By(checker, _) if checker.takes_members()));
+        let scope = if takes_members {
             Scope::Everything
         } else {
-            Scope::WithoutServer
+            Scope::Parts
         };
         Ok(Self { mutants, scope })
     }
@@ -130,12 +129,12 @@ fn named(number: &str) -> anyhow::Result<&'static Mutant> {
     found.with_context(|| format!("there is no mutant {number}"))
 }
 
-/// For each checker that starts no server, one of the bugs it must find; all have their turn as `turn` grows.
+/// For each checker that takes no whole member, one of the bugs it must find; all have their turn as `turn` grows.
 fn one_per_checker(turn: usize) -> Vec<&'static Mutant> {
     let mut prey: BTreeMap<Checker, Vec<&Mutant>> = BTreeMap::new();
     for mutant in MUTANTS {
         if let Hunt::By(checker, _) = mutant.hunt
-            && !checker.starts_servers()
+            && !checker.takes_members()
         {
             prey.entry(checker).or_default().push(mutant);
         }

@@ -3,10 +3,12 @@
 //!
 //! `KELSON_SIM_FIRST` and `KELSON_SIM_SEEDS` choose others; `cargo xtask sim` plays one, or very many.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kelson_jepsen::sim::plan::Plan;
+use kelson_jepsen::sim::network::LinkQuality;
+use kelson_jepsen::sim::plan::{FaultKind, Plan};
 use kelson_jepsen::sim::{self, Report};
 
 mod regressions;
@@ -82,4 +84,41 @@ fn a_seed_is_the_same_run_twice() {
         first
     });
     assert_eq!(reports.len() as u64, count);
+}
+
+/// A new leader hears from a quorum that it leads before the first entry of its term is on their disks. Until then it
+/// does not know all that the old one has acknowledged, so a read that only asks who leads is stale: disks are slow here,
+/// links are quick, and leaders die all the time.
+#[test]
+fn reads_at_new_leaders_see_what_the_old_one_acknowledged() {
+    let count = SEEDS / 2;
+    let reports = play(200_000..200_000 + count, |seed| {
+        let plan = Plan::of(seed, DURATION);
+        let all = BTreeSet::from(FaultKind::ALL);
+        let plan = Plan {
+            members: 3,
+            clock_rates: vec![100; 3],
+            faults: BTreeSet::from([FaultKind::Kill]),
+            fault_every: Duration::from_secs(1),
+            links: LinkQuality {
+                delay: Duration::from_millis(1),
+                jitter: Duration::from_millis(5),
+                loss: 0,
+            },
+            disk_latency: Duration::from_millis(40),
+            election_timeout: Duration::from_millis(500),
+            clients: 8,
+            client_pause: Duration::from_millis(5),
+            keys: 2,
+            leases: false,
+            watchers: 0,
+            ..plan.without(&all)
+        };
+        sim::run(&plan, false)
+    });
+    let elections: u64 = reports.iter().map(|(_, report)| report.elections).sum();
+    assert!(elections > 5 * count, "{elections} elections are no test");
+    for (seed, report) in reports {
+        assert_eq!(report.violation, None, "seed {seed}");
+    }
 }

@@ -281,7 +281,7 @@ impl Hub {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 impl Hub {
     /// What must stay true, checked watcher by watcher.
     pub(crate) fn assert_consistent(&self) {

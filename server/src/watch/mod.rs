@@ -21,6 +21,8 @@ mod range;
 mod roster;
 mod stream;
 mod task;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -9,14 +9,16 @@ use serde_json::Value;
 
 /// The crates whose tests hunt.
 const PACKAGES: [&str; 3] = ["kelson-storage", "kelson-raft", "kelson-server"];
+/// The simulation, which hunts with whole members.
+const SIMULATION: &str = "kelson-jepsen";
 /// Switches the bugs of all of them on.
 const FEATURE: &str = "kelson-server/mutants";
 
 /// What to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The tests that start no server. They share the ordinary build's directory, so only our own crates are compiled.
-    WithoutServer,
+    /// The tests of parts. They share the ordinary build's directory, so only our own crates are compiled.
+    Parts,
     /// All tests and the daemon, in a directory of their own: a daemon with planted bugs must never stand where somebody
     /// expects an ordinary one.
     Everything,
@@ -32,8 +34,10 @@ pub fn test_binaries(scope: Scope) -> anyhow::Result<BTreeMap<String, PathBuf>> 
     }
     command.args(["--features", FEATURE]);
     match scope {
-        Scope::WithoutServer => command.args(["--lib", "--test", "model", "--test", "crash"]),
-        Scope::Everything => command.arg("--target-dir").arg(own_directory()?),
+        Scope::Parts => command.args(["--lib", "--test", "model", "--test", "crash"]),
+        Scope::Everything => command
+            .args(["--package", SIMULATION, "--target-dir"])
+            .arg(own_directory()?),
     };
     let output = command
         .stderr(Stdio::inherit())

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use kelson_proto::etcdserverpb::WatchCreateRequest;
 
-use super::world::{Chronicle, World};
+use crate::watch::testing::world::{Chronicle, World};
 
 const STEPS_MAX: u32 = 5;
 

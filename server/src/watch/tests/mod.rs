@@ -5,4 +5,3 @@ mod model;
 mod quirks;
 mod store;
 mod task;
-mod world;

@@ -5,10 +5,10 @@ use kelson_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use kelson_proto::mvccpb;
 use prost::Message;
 
-use super::world::{Change, Chronicle, World};
 use crate::watch::catch_up::RESPONSE_REVISIONS_MAX;
 use crate::watch::hub::Hub;
 use crate::watch::stream::Request;
+use crate::watch::testing::world::{Change, Chronicle, World};
 
 fn world() -> World {
     World::new(Chronicle::new(usize::MAX, 1 << 20), 1, 128)

@@ -15,8 +15,8 @@ use kelson_storage::revision::LogPosition;
 use kelson_storage::store::{ApplySink, Checkpointer, Store, StoreOptions};
 use tokio::sync::watch;
 
-use super::world::IDENTITY;
 use crate::watch::task::StoreSource;
+use crate::watch::testing::world::IDENTITY;
 use crate::watch::{PROGRESS_INTERVAL_DEFAULT, WatchHub, WatchOptions, WatchResponses};
 
 struct Deaf;

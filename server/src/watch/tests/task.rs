@@ -12,8 +12,8 @@ use kelson_proto::etcdserverpb::{
 use kelson_storage::error::Fault;
 use tokio::sync::watch;
 
-use super::world::{Chronicle, IDENTITY};
 use crate::watch::stream::STREAM_REQUESTS_MAX;
+use crate::watch::testing::world::{Chronicle, IDENTITY};
 use crate::watch::{WatchHub, WatchOptions, WatchRequestError};
 
 const INTERVAL: Duration = Duration::from_secs(600);
