@@ -6,16 +6,25 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use crate::calibration::Calibration;
+use crate::fanout::{Fanout, Watching};
 use crate::load::{self, Length, Load, Work};
-use crate::process::{Cluster, disk_written, own_cpu};
+use crate::process::{Cluster, Usage, disk_written, own_cpu};
 use crate::report::{Figures, Report, RowReport};
+use crate::scenes::{self, Way};
+use crate::summary::Summary;
+use crate::tool;
 
 /// Members of each cluster.
 const MEMBERS: usize = 3;
 /// Connections of a load that goes on beside the one that is measured.
 const BESIDE_CONNECTIONS: usize = 10;
+/// How often a row of lists reads everything, and how often the leader is killed.
+const LISTS: u32 = 3;
+const LEADER_KILLS: u32 = 5;
+const IDLE_SETTLES: Duration = Duration::from_secs(3);
 
 /// Settings of a comparison.
 #[derive(Clone, Debug)]
@@ -26,8 +35,14 @@ pub struct Plan {
     pub b: String,
     /// Runs of each.
     pub pairs: usize,
+    /// Runs of each for the rows that take minutes to prepare.
+    pub heavy_pairs: usize,
     /// Time that each load is measured for.
     pub seconds: u64,
+    /// Share of the million keys that rows with many keys take.
+    pub scale: f64,
+    /// etcd's own `benchmark` tool; none: its rows are left out.
+    pub tool: Option<PathBuf>,
     /// Which of the rows, by name; empty: all.
     pub rows: Vec<String>,
     /// Where clusters keep their data, and the report goes.
@@ -37,56 +52,180 @@ pub struct Plan {
 /// One line of the table.
 struct Row {
     name: &'static str,
-    load: Load,
+    work: Measured,
     connections: usize,
-    /// Keys that must be there before.
-    filled: u64,
-    /// The load comes at half of the rate that server B reached in this row.
-    at_half_of: Option<&'static str>,
-    /// What else goes on meanwhile and is not measured; CPU is of both.
-    beside: Option<Load>,
+    /// Keys that must be there before, and bytes of their values.
+    filled: Option<(u64, usize)>,
 }
 
-fn rows(time: Duration) -> Vec<Row> {
-    let row = |name, work, clients, connections| Row {
+impl Row {
+    /// Whether it takes minutes to prepare, so that fewer pairs must do.
+    fn is_heavy(&self) -> bool {
+        matches!(self.work, Measured::List(_) | Measured::Compaction(_))
+    }
+}
+
+/// What is measured.
+enum Measured {
+    /// A load.
+    Load {
+        load: Load,
+        /// It comes at half of the rate that server B reached in this row.
+        at_half_of: Option<&'static str>,
+        /// What else goes on meanwhile and is not measured; CPU is of both.
+        beside: Option<Load>,
+    },
+    /// The same by etcd's own tool: words of its command line, and clients.
+    Tool { words: Vec<String>, clients: usize },
+    /// Watchers and writers; latencies are those of events, the rate that of puts.
+    Fanout(Fanout),
+    /// Reading everything.
+    List(Way),
+    /// Killing the leader so often.
+    LeaderKilled(u32),
+    /// Nothing at all; CPU is that of a second.
+    Idle(Duration),
+    /// A load while everything below the present revision is compacted.
+    Compaction(Load),
+}
+
+/// Keys of the rows that read everything or compact.
+const MANY_KEYS: u64 = 1_000_000;
+
+fn rows(plan: &Plan) -> Vec<Row> {
+    let time = Duration::from_secs(plan.seconds);
+    let many = (MANY_KEYS as f64 * plan.scale) as u64;
+    let load = |work, clients| Load {
+        work,
+        clients,
+        keys: 1_000_000,
+        value_bytes: 256,
+        rate: None,
+        length: Length::Time(time),
+    };
+    let row = |name, load: Load, connections| Row {
         name,
-        load: Load {
-            work,
-            clients,
-            keys: 1_000_000,
-            value_bytes: 256,
-            rate: None,
-            length: Length::Time(time),
+        work: Measured::Load {
+            load,
+            at_half_of: None,
+            beside: None,
         },
         connections,
-        filled: 0,
-        at_half_of: None,
+        filled: None,
+    };
+    let few = |load: Load| Load { keys: 10_000, ..load };
+    let filled = |row: Row| Row {
+        filled: Some((10_000, 256)),
+        ..row
+    };
+    let get = |serializable| few(load(Work::Get { serializable }, 1000));
+    let half = Measured::Load {
+        load: load(Work::Put, 256),
+        at_half_of: Some("P1 put"),
         beside: None,
     };
-    let get = |name, serializable| {
-        let mut row = row(name, Work::Get { serializable }, 1000, 100);
-        (row.load.keys, row.filled) = (10_000, 10_000);
-        row
+    let beside_puts = Measured::Load {
+        load: Load {
+            rate: Some(2000.0),
+            clients: 200,
+            ..get(false)
+        },
+        at_half_of: None,
+        beside: Some(load(Work::Put, 256)),
     };
-    let mut large = row("P7 put 16 KiB", Work::Put, 64, 8);
-    (large.load.keys, large.load.value_bytes) = (10_000, 16 * 1024);
-    let mut half = row("P4 put at half", Work::Put, 256, 10);
-    half.at_half_of = Some("P1 put");
-    let mut beside_puts = get("P6 get at 2000/s beside puts", false);
-    (beside_puts.load.clients, beside_puts.load.rate) = (200, Some(2000.0));
-    beside_puts.beside = Some(row("", Work::Put, 256, 1).load);
-    vec![
-        row("P1 put", Work::Put, 1000, 10),
-        row("P2 put", Work::Put, 64, 8),
-        row("P3 put", Work::Put, 1, 1),
-        half,
-        get("P5 get linearizable", false),
-        get("P5 get serializable", true),
-        beside_puts,
-        row("P7 txn of 10", Work::Txn { puts: 10 }, 64, 8),
-        row("P7 lease keepalive", Work::KeepAlive, 64, 8),
-        large,
-    ]
+    let large = Load {
+        value_bytes: 16 * 1024,
+        ..few(load(Work::Put, 64))
+    };
+    let calm = Load {
+        rate: Some(500.0),
+        keys: many.max(1),
+        ..load(Work::Put, 64)
+    };
+    let nodes = |keys| Load {
+        keys,
+        value_bytes: 800,
+        ..load(Work::NodeLeases, 512)
+    };
+    let fanout = Fanout {
+        watchers: 10_000,
+        streams: 100,
+        keys: 10_000,
+        writers: 256,
+        value_bytes: 256,
+        time,
+    };
+    let scene = |name, work, filled| Row {
+        name,
+        work,
+        connections: 10,
+        filled,
+    };
+    let everything = Some((many.max(1), 256));
+    let mut rows = vec![
+        scene("P16 idle", Measured::Idle(time), None),
+        row("P1 put", load(Work::Put, 1000), 10),
+        row("P2 put", load(Work::Put, 64), 8),
+        row("P3 put", load(Work::Put, 1), 1),
+        scene("P4 put at half", half, None),
+        filled(row("P5 get linearizable", get(false), 100)),
+        filled(row("P5 get serializable", get(true), 100)),
+        filled(Row {
+            connections: 100,
+            ..scene("P6 get at 2000/s beside puts", beside_puts, None)
+        }),
+        row("P7 txn of 10", load(Work::Txn { puts: 10 }, 64), 8),
+        row("P7 STM", few(load(Work::Stm, 64)), 8),
+        row("P7 lease keepalive", load(Work::KeepAlive, 64), 8),
+        row("P7 put 16 KiB", large, 8),
+        scene("P13 put with watchers", Measured::Fanout(fanout), None),
+        row("P15 node leases of 5 k", nodes(5_000), 30),
+        row("P15 node leases of 100 k", nodes(100_000), 30),
+        scene("P9 list in one reply", Measured::List(Way::Unary), everything),
+        scene(
+            "P9 list by RangeStream",
+            Measured::List(Way::Streamed),
+            everything,
+        ),
+        scene("P9 list in pages", Measured::List(Way::Paged), everything),
+        row("P10 put at 500/s, calm", calm.clone(), 8),
+        scene("P10 put at 500/s, compaction", Measured::Compaction(calm), None),
+        scene("P14 leader killed", Measured::LeaderKilled(LEADER_KILLS), None),
+    ];
+    if plan.tool.is_some() {
+        let tool = |name, clients, connections, words: &str, filled| Row {
+            name,
+            work: Measured::Tool {
+                words: words.split(' ').map(str::to_owned).collect(),
+                clients,
+            },
+            connections,
+            filled,
+        };
+        let put = "put --key-size 32 --val-size 256 --key-space-size 1000000 --total 100000";
+        let put_few = "put --key-size 32 --val-size 256 --key-space-size 1000000 --total 40000";
+        let get =
+            |consistency| format!("range bench/000000000007 --consistency {consistency} --total 100000");
+        rows.extend([
+            tool("P1 put, etcd's tool", 1000, 10, put, None),
+            tool("P2 put, etcd's tool", 64, 8, put_few, None),
+            tool(
+                "P5 get linearizable, etcd's tool",
+                1000,
+                100,
+                &get("l"),
+                Some((10_000, 256)),
+            ),
+            tool(
+                "P5 get serializable, etcd's tool",
+                1000,
+                100,
+                &get("s"),
+                Some((10_000, 256)),
+            ),
+        ]);
+    }
+    rows
 }
 
 /// Compares and writes `report.md` and `report.json`.
@@ -95,7 +234,7 @@ pub async fn compare(plan: &Plan) -> anyhow::Result<()> {
     println!("calibration ...");
     let calibration = Calibration::measure(&plan.directory).await?;
     println!("{calibration}");
-    let mut rows = rows(Duration::from_secs(plan.seconds));
+    let mut rows = rows(plan);
     rows.retain(|row| plan.rows.is_empty() || plan.rows.iter().any(|wanted| row.name.starts_with(wanted)));
     anyhow::ensure!(!rows.is_empty(), "no row is named {}", plan.rows.join(" or "));
     let mut reports: Vec<RowReport> = rows
@@ -114,13 +253,19 @@ pub async fn compare(plan: &Plan) -> anyhow::Result<()> {
                 plan.pairs,
                 started.elapsed()
             );
-            let cluster = Cluster::start(binary, MEMBERS, &plan.directory).await?;
+            let mut cluster = Cluster::start(binary, MEMBERS, &plan.directory).await?;
             for (place, row) in rows.iter().enumerate() {
-                let Some(load) = load_of(row, &reports) else {
-                    println!("  {}: left out, {:?} is not measured", row.name, row.at_half_of);
+                if row.is_heavy() && pair >= plan.heavy_pairs {
+                    continue;
+                }
+                let Some(rate) = rate_of(row, &reports) else {
+                    println!(
+                        "  {}: left out, the row that it takes its rate from is not measured",
+                        row.name
+                    );
                     continue;
                 };
-                let figures = measure(&cluster, row, &load, &plan.directory).await?;
+                let figures = measure(&mut cluster, row, rate, plan).await?;
                 println!("  {}: {figures}", row.name);
                 reports[place].add(pair, side, figures);
             }
@@ -150,67 +295,226 @@ fn save(directory: &Path, report: &Report) -> anyhow::Result<()> {
 }
 
 fn describe(row: &Row) -> String {
-    let rate = row
-        .at_half_of
-        .map(|of| format!(" at half of B's rate in {of}"))
-        .unwrap_or_default();
-    let beside = row
-        .beside
-        .as_ref()
-        .map(|load| format!(", beside {load}"))
-        .unwrap_or_default();
-    format!(
-        "{}{rate}{beside}, {} connections to {MEMBERS} members",
-        row.load, row.connections
-    )
-}
-
-/// The load with its rate; none if that is not known.
-fn load_of(row: &Row, reports: &[RowReport]) -> Option<Load> {
-    let mut load = row.load.clone();
-    if let Some(of) = row.at_half_of {
-        let measured = reports.iter().find(|report| report.name == of)?;
-        load.rate = Some(measured.median(1, |figures| figures.rate)? / 2.0);
-    }
-    Some(load)
-}
-
-async fn measure(cluster: &Cluster, row: &Row, load: &Load, directory: &Path) -> anyhow::Result<Figures> {
-    let channels = load::connect(&cluster.endpoints(), row.connections).await?;
-    if row.filled > 0 {
-        load::fill(&channels, row.filled, load.value_bytes).await?;
-    }
-    let mut warm_up = load.clone();
-    warm_up.length = Length::Time(Duration::from_secs(1));
-    load::run(&channels, &warm_up).await?;
-    let (before, own_before, disk_before) = (cluster.usage()?, own_cpu()?, disk_written(directory)?);
-    let beside = async {
-        match &row.beside {
-            Some(beside) => {
-                let channels = load::connect(&cluster.endpoints(), BESIDE_CONNECTIONS).await?;
-                load::run(&channels, beside).await.map(drop)
-            }
-            None => Ok(()),
+    let what = match &row.work {
+        Measured::Load {
+            load,
+            at_half_of,
+            beside,
+        } => {
+            let rate = at_half_of.map(|of| format!(" at half of B's rate in {of}"));
+            let beside = beside.as_ref().map(|load| format!(", beside {load}"));
+            format!("{load}{}{}", rate.unwrap_or_default(), beside.unwrap_or_default())
+        }
+        Measured::Tool { words, clients } => format!("`benchmark {}`, {clients} clients", words.join(" ")),
+        Measured::Fanout(fanout) => fanout.to_string(),
+        Measured::List(way) => format!(
+            "all of {} keys {way}, again and again",
+            row.filled.unwrap_or_default().0
+        ),
+        Measured::LeaderKilled(times) => format!(
+            "kill -9 of the leader, {times} times; latency is the longest time without an acknowledged write"
+        ),
+        Measured::Idle(time) => format!("nothing for {time:?}; CPU is of all members for each second"),
+        Measured::Compaction(load) => {
+            format!("{load}, while history is compacted in which each key was written three times")
         }
     };
-    let (summary, beside) = tokio::join!(load::run(&channels, load), beside);
-    let summary = summary?;
-    beside?;
-    let (after, own_after, disk_after) = (cluster.usage()?, own_cpu()?, disk_written(directory)?);
-    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 of anything")]
-    let each = |total: u64| total as f64 / summary.count().max(1) as f64;
-    let micros = |time: Duration| time.as_micros() as u64;
-    Ok(Figures {
-        rate: summary.rate(),
-        p50_us: micros(summary.quantile(0.5)),
-        p99_us: micros(summary.quantile(0.99)),
-        p999_us: micros(summary.quantile(0.999)),
-        cpu_us: each(micros(after.cpu.saturating_sub(before.cpu))),
-        generator_cpu_us: each(micros(own_after.saturating_sub(own_before))),
-        disk_bytes: disk_after
-            .zip(disk_before)
-            .map(|(after, before)| each(after.saturating_sub(before))),
-        peak_resident_mib: after.peak_resident_bytes >> 20,
-        errors: summary.errors,
+    format!("{what}; {} connections to {MEMBERS} members", row.connections)
+}
+
+/// The rate that the row's load must have, if any; none if that is not known.
+fn rate_of(row: &Row, reports: &[RowReport]) -> Option<Option<f64>> {
+    let Measured::Load {
+        load,
+        at_half_of: Some(of),
+        ..
+    } = &row.work
+    else {
+        return Some(match &row.work {
+            Measured::Load { load, .. } => load.rate,
+            _ => None,
+        });
+    };
+    debug_assert!(load.rate.is_none(), "a row has one rate");
+    let measured = reports.iter().find(|report| report.name == *of)?;
+    Some(Some(measured.median(1, |figures| figures.rate)? / 2.0))
+}
+
+/// What a row came to, before what the members used is known.
+struct Outcome {
+    rate: f64,
+    count: u64,
+    quantiles: [Duration; 3],
+    errors: u64,
+}
+
+impl From<Summary> for Outcome {
+    fn from(summary: Summary) -> Self {
+        Self {
+            rate: summary.rate(),
+            count: summary.count(),
+            quantiles: [0.5, 0.99, 0.999].map(|share| summary.quantile(share)),
+            errors: summary.errors,
+        }
+    }
+}
+
+async fn measure(
+    cluster: &mut Cluster,
+    row: &Row,
+    rate: Option<f64>,
+    plan: &Plan,
+) -> anyhow::Result<Figures> {
+    let channels = load::connect(&cluster.endpoints(), row.connections).await?;
+    if let Some((keys, value_bytes)) = row.filled {
+        load::fill(&channels, keys, value_bytes).await?;
+    }
+    if let Measured::LeaderKilled(times) = &row.work {
+        // What members used ends with them.
+        let gaps = scenes::kill_leaders(cluster, *times).await?;
+        return Ok(figures(&gaps.into(), Used::default()));
+    }
+    prepare(row, &channels).await?;
+    cluster.forget_peaks()?;
+    let before = Used::so_far(cluster, &plan.directory)?;
+    let outcome = perform(cluster, row, rate, plan, &channels).await?;
+    let after = Used::so_far(cluster, &plan.directory)?;
+    Ok(figures(&outcome, after.since(&before)))
+}
+
+/// Warms up, or makes the history that is to be compacted.
+async fn prepare(row: &Row, channels: &[Channel]) -> anyhow::Result<()> {
+    match &row.work {
+        Measured::Load { load, .. } => {
+            let mut warm_up = load.clone();
+            warm_up.length = Length::Time(Duration::from_secs(1));
+            load::run(channels, &warm_up).await.map(drop)
+        }
+        Measured::Compaction(load) => {
+            for _ in 0..3 {
+                load::fill(channels, load.keys, load.value_bytes).await?;
+            }
+            Ok(())
+        }
+        Measured::Idle(_) => {
+            // Fresh members still lay out their files.
+            tokio::time::sleep(IDLE_SETTLES).await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn perform(
+    cluster: &Cluster,
+    row: &Row,
+    rate: Option<f64>,
+    plan: &Plan,
+    channels: &[Channel],
+) -> anyhow::Result<Outcome> {
+    Ok(match &row.work {
+        Measured::Load { load, beside, .. } => {
+            let load = Load { rate, ..load.clone() };
+            let beside = async {
+                match beside {
+                    Some(beside) => {
+                        let channels = load::connect(&cluster.endpoints(), BESIDE_CONNECTIONS).await?;
+                        load::run(&channels, beside).await.map(drop)
+                    }
+                    None => Ok(()),
+                }
+            };
+            let (summary, beside) = tokio::join!(load::run(channels, &load), beside);
+            beside?;
+            summary?.into()
+        }
+        Measured::Tool { words, clients } => {
+            let tool = plan.tool.as_deref().context("the tool's rows need the tool")?;
+            let said = tool::run(tool, &cluster.endpoints(), row.connections, *clients, words).await?;
+            Outcome {
+                rate: said.rate,
+                count: said.count,
+                quantiles: said.quantiles,
+                errors: said.errors,
+            }
+        }
+        Measured::Fanout(settings) => {
+            let watching = Watching::open(channels, settings).await?;
+            let (puts, events) = watching.run(channels).await?;
+            Outcome {
+                rate: puts.rate(),
+                count: puts.count(),
+                errors: puts.errors + events.errors,
+                ..events.into()
+            }
+        }
+        Measured::List(way) => scenes::list(&channels[0], *way, LISTS).await?.into(),
+        Measured::Idle(time) => {
+            tokio::time::sleep(*time).await;
+            Outcome {
+                rate: 0.0,
+                count: time.as_secs(),
+                quantiles: [Duration::ZERO; 3],
+                errors: 0,
+            }
+        }
+        Measured::Compaction(load) => {
+            let compact = scenes::compact_everything(&channels[0]);
+            let (summary, compacted) = tokio::join!(load::run(channels, load), compact);
+            compacted?;
+            summary?.into()
+        }
+        Measured::LeaderKilled(_) => anyhow::bail!("measured apart"),
     })
+}
+
+/// What a row used.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    members: Usage,
+    own_cpu: Duration,
+    disk: Option<u64>,
+    grown_bytes: u64,
+}
+
+impl Used {
+    fn so_far(cluster: &Cluster, directory: &Path) -> anyhow::Result<Self> {
+        Ok(Self {
+            members: cluster.usage()?,
+            own_cpu: own_cpu()?,
+            disk: disk_written(directory)?,
+            grown_bytes: 0,
+        })
+    }
+
+    fn since(mut self, before: &Self) -> Self {
+        self.members.cpu = self.members.cpu.saturating_sub(before.members.cpu);
+        self.own_cpu = self.own_cpu.saturating_sub(before.own_cpu);
+        self.disk = self
+            .disk
+            .zip(before.disk)
+            .map(|(after, before)| after.saturating_sub(before));
+        let peak = self.members.peak_resident_bytes;
+        self.grown_bytes = peak.saturating_sub(before.members.resident_bytes);
+        self
+    }
+}
+
+fn figures(outcome: &Outcome, used: Used) -> Figures {
+    #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 of anything")]
+    let each = |total: u64| total as f64 / outcome.count.max(1) as f64;
+    let micros = |time: Duration| time.as_micros() as u64;
+    let [p50_us, p99_us, p999_us] = outcome.quantiles.map(micros);
+    Figures {
+        rate: outcome.rate,
+        p50_us,
+        p99_us,
+        p999_us,
+        cpu_us: each(micros(used.members.cpu)),
+        generator_cpu_us: each(micros(used.own_cpu)),
+        disk_bytes: used.disk.map(each),
+        peak_resident_mib: used.members.peak_resident_bytes >> 20,
+        grown_mib: used.grown_bytes >> 20,
+        errors: outcome.errors,
+    }
 }

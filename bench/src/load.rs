@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 use crate::summary::Summary;
+use crate::transactions;
 
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,11 @@ pub enum Work {
     },
     /// Each client keeps a lease of its own alive, on a stream of its own.
     KeepAlive,
+    /// A read of one key and a write over what was read, again if somebody else wrote meanwhile: etcd's STM.
+    Stm,
+    /// What renews the lease of a Kubernetes node: a write over the object that the apiserver's cache holds. Each key is a
+    /// node, and all have their turn.
+    NodeLeases,
 }
 
 /// When a run ends.
@@ -74,9 +80,13 @@ impl fmt::Display for Load {
             Work::Get { serializable: true } => write!(f, "serializable gets"),
             Work::Txn { puts } => write!(f, "transactions of {puts} puts of {} B", self.value_bytes),
             Work::KeepAlive => write!(f, "lease keepalives"),
+            Work::Stm => write!(f, "STM read and write of {} B", self.value_bytes),
+            Work::NodeLeases => write!(f, "Kubernetes node lease renewals of {} B", self.value_bytes),
         }?;
-        if self.work != Work::KeepAlive {
-            write!(f, " over {} keys", self.keys)?;
+        match self.work {
+            Work::KeepAlive => {}
+            Work::NodeLeases => write!(f, " of {} nodes", self.keys)?,
+            _ => write!(f, " over {} keys", self.keys)?,
         }
         write!(f, ", {} clients", self.clients)?;
         match self.rate {
@@ -134,6 +144,8 @@ struct Shared {
     value: Bytes,
     /// Number of the next request.
     next: AtomicU64,
+    /// What the apiserver's cache knows: the revision of each node's lease.
+    nodes: Vec<AtomicI64>,
     started: Instant,
 }
 
@@ -143,6 +155,10 @@ pub async fn run(channels: &[Channel], load: &Load) -> anyhow::Result<Summary> {
         load: load.clone(),
         value: bytes_of(load.value_bytes),
         next: AtomicU64::new(0),
+        nodes: match load.work {
+            Work::NodeLeases => (0..load.keys).map(|_| AtomicI64::new(0)).collect(),
+            _ => Vec::new(),
+        },
         started: Instant::now(),
     });
     let mut clients = tokio::task::JoinSet::new();
@@ -224,9 +240,45 @@ impl Shared {
                 };
                 client.txn(request).await?;
             }
+            Work::Stm => self.read_and_write(client, number).await?,
+            Work::NodeLeases => self.renew_node(client, number).await?,
             Work::KeepAlive => {}
         }
         Ok(())
+    }
+
+    async fn read_and_write(&self, client: &mut KvClient<Channel>, number: u64) -> Result<(), Status> {
+        let key = Bytes::from(key(self.scattered(number)));
+        let read = RangeRequest {
+            key: key.clone(),
+            ..RangeRequest::default()
+        };
+        let found = client.range(read).await?.into_inner();
+        let mut revision = transactions::revision_of(&found.kvs)?;
+        loop {
+            let request = transactions::put_if_unchanged(&key, revision, self.value.clone());
+            let reply = client.txn(request).await?.into_inner();
+            match transactions::outcome(&reply)? {
+                (true, _) => return Ok(()),
+                (false, newer) => revision = newer,
+            }
+        }
+    }
+
+    async fn renew_node(&self, client: &mut KvClient<Channel>, number: u64) -> Result<(), Status> {
+        let node = number % self.load.keys;
+        let key = Bytes::from(format!("/registry/leases/kube-node-lease/node-{node:06}"));
+        let cached = &self.nodes[node as usize];
+        loop {
+            let expected = cached.load(Ordering::Relaxed);
+            let request = transactions::put_if_unchanged(&key, expected, self.value.clone());
+            let reply = client.txn(request).await?.into_inner();
+            let (held, revision) = transactions::outcome(&reply)?;
+            cached.store(revision, Ordering::Relaxed);
+            if held {
+                return Ok(());
+            }
+        }
     }
 
     fn put(&self, number: u64) -> PutRequest {
@@ -329,6 +381,7 @@ mod tests {
                 },
                 value: Bytes::new(),
                 next: AtomicU64::new(0),
+                nodes: Vec::new(),
                 started: Instant::now(),
             };
             let some = keys.min(10_000);

@@ -11,11 +11,15 @@
 mod arguments;
 mod calibration;
 mod compare;
+mod fanout;
 mod growth;
 mod load;
 mod process;
 mod report;
+mod scenes;
 mod summary;
+mod tool;
+mod transactions;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,9 +27,10 @@ use std::time::Duration;
 use arguments::Arguments;
 use load::{Length, Load, Work};
 
-const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|get|get-serializable|txn] [--seconds N]
-                         [--rate N] [--clients N] [--connections N] [--keys N] [--value-bytes N] [--txn-puts N]
-       kelson-bench compare --a BINARY --b BINARY [--pairs N] [--seconds N] [--rows P1,P5] [--dir PATH]
+const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|get|get-serializable|txn|stm|keepalive|node-leases]
+                         [--seconds N] [--rate N] [--clients N] [--connections N] [--keys N] [--value-bytes N] [--txn-puts N]
+       kelson-bench compare --a BINARY --b BINARY [--pairs N] [--heavy-pairs N] [--seconds N] [--scale 1.0]
+                         [--rows P1,P5] [--tool ETCD_BENCHMARK] [--dir PATH]
        kelson-bench growth --server BINARY [--server BINARY] [--sizes N,N,N] [--value-bytes N]";
 
 fn main() -> ExitCode {
@@ -52,7 +57,10 @@ async fn run() -> anyhow::Result<()> {
                 a: arguments.required("a")?,
                 b: arguments.required("b")?,
                 pairs: arguments.number("pairs", 5)?,
+                heavy_pairs: arguments.number("heavy-pairs", 1)?,
                 seconds: arguments.number("seconds", 5)?,
+                scale: arguments.number("scale", 1.0)?,
+                tool: arguments.all("tool").pop().map(Into::into),
                 rows: arguments.list_or_none("rows"),
                 directory: arguments.text("dir", "target/bench").into(),
             };
@@ -80,7 +88,10 @@ async fn put_load_on(mut arguments: Arguments) -> anyhow::Result<()> {
         "get" => Work::Get { serializable: false },
         "get-serializable" => Work::Get { serializable: true },
         "txn" => Work::Txn { puts },
-        other => anyhow::bail!("--work {other:?}: there are put, get, get-serializable and txn"),
+        "stm" => Work::Stm,
+        "keepalive" => Work::KeepAlive,
+        "node-leases" => Work::NodeLeases,
+        other => anyhow::bail!("there is no --work {other:?}"),
     };
     let rate: f64 = arguments.number("rate", 0.0)?;
     let load = Load {

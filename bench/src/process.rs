@@ -7,8 +7,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
-use kelson_proto::etcdserverpb::RangeRequest;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
+use kelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use kelson_proto::etcdserverpb::{RangeRequest, StatusRequest};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -44,7 +45,9 @@ struct Ports {
 pub struct Usage {
     /// Processor time, in the program and in the system for it.
     pub cpu: Duration,
-    /// The most memory it ever had resident, in bytes.
+    /// Memory that it has resident, in bytes.
+    pub resident_bytes: u64,
+    /// The most that it ever had, or since [`Cluster::forget_peaks`].
     pub peak_resident_bytes: u64,
 }
 
@@ -90,7 +93,8 @@ impl Server {
     /// What it has used so far. Linux only.
     pub fn usage(&self) -> anyhow::Result<Usage> {
         Ok(Usage {
-            cpu: cpu_of(&self.proc("stat")?)?,
+            cpu: cpu_of(&self.proc("stat")?, OWN_TICKS)?,
+            resident_bytes: self.memory("VmRSS:")?,
             peak_resident_bytes: self.memory("VmHWM:")?,
         })
     }
@@ -109,6 +113,13 @@ impl Server {
             .id()
             .with_context(|| format!("{} {} has ended", self.binary, self.name))?;
         Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
+    }
+
+    async fn leads(&self) -> anyhow::Result<bool> {
+        let mut client = MaintenanceClient::new(self.connect().await?);
+        let status = client.status(StatusRequest {}).await?.into_inner();
+        let id = status.header.context("a reply without a header")?.member_id;
+        Ok(status.leader == id)
     }
 
     async fn wait(&self) -> anyhow::Result<()> {
@@ -146,9 +157,17 @@ impl Server {
 /// Linux counts a hundred ticks a second towards programs, on every machine.
 const MILLIS_PER_TICK: u64 = 10;
 
-/// Processor time so far of this process.
+/// The 14th to 17th fields of stat are ticks in a program and in the system for it, and those of its children that have
+/// ended.
+const OWN_TICKS: usize = 2;
+const OWN_AND_CHILDRENS_TICKS: usize = 4;
+
+/// Processor time so far of this process and of the tools that it ran to their end.
 pub fn own_cpu() -> anyhow::Result<Duration> {
-    cpu_of(&std::fs::read_to_string("/proc/self/stat")?)
+    cpu_of(
+        &std::fs::read_to_string("/proc/self/stat")?,
+        OWN_AND_CHILDRENS_TICKS,
+    )
 }
 
 /// Bytes written so far to the disk that holds `directory`, by whomever: what the system counts towards programs is
@@ -166,11 +185,12 @@ pub fn disk_written(directory: &Path) -> anyhow::Result<Option<u64>> {
     Ok(Some(sectors.parse::<u64>()? * SECTOR_BYTES))
 }
 
-fn cpu_of(stat: &str) -> anyhow::Result<Duration> {
-    // The second field is the program's name in parentheses; the 14th and 15th are ticks in it and for it.
+fn cpu_of(stat: &str, fields: usize) -> anyhow::Result<Duration> {
+    let wanted = fields;
+    // The second field is the program's name in parentheses.
     let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
     let mut millis = 0;
-    for ticks in fields.split_whitespace().skip(11).take(2) {
+    for ticks in fields.split_whitespace().skip(11).take(wanted) {
         millis += ticks.parse::<u64>()? * MILLIS_PER_TICK;
     }
     Ok(Duration::from_millis(millis))
@@ -201,12 +221,49 @@ impl Cluster {
         self.members.iter().map(Server::endpoint).collect()
     }
 
+    /// The number of the member that leads.
+    pub async fn leader(&self) -> anyhow::Result<usize> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            for (number, member) in self.members.iter().enumerate() {
+                if member.leads().await.unwrap_or(false) {
+                    return Ok(number);
+                }
+            }
+            anyhow::ensure!(Instant::now() < deadline, "nobody led within {START_TIMEOUT:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Kills a member as kill -9 does.
+    pub async fn kill(&mut self, member: usize) -> anyhow::Result<()> {
+        Ok(self.members[member].child.kill().await?)
+    }
+
+    /// Starts a killed member again and waits until it serves.
+    pub async fn restart(&mut self, member: usize) -> anyhow::Result<()> {
+        let member = &mut self.members[member];
+        member.child = member.spawn()?;
+        member.wait().await
+    }
+
+    /// From here on peaks of memory are counted anew.
+    pub fn forget_peaks(&self) -> anyhow::Result<()> {
+        const PEAK: &str = "5";
+        for member in &self.members {
+            let pid = member.child.id().context("the member has ended")?;
+            std::fs::write(format!("/proc/{pid}/clear_refs"), PEAK)?;
+        }
+        Ok(())
+    }
+
     /// What all members have used together; of memory, what the one with the most had.
     pub fn usage(&self) -> anyhow::Result<Usage> {
         let mut sum = Usage::default();
         for member in &self.members {
             let usage = member.usage()?;
             sum.cpu += usage.cpu;
+            sum.resident_bytes = sum.resident_bytes.max(usage.resident_bytes);
             sum.peak_resident_bytes = sum.peak_resident_bytes.max(usage.peak_resident_bytes);
         }
         Ok(sum)

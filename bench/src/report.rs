@@ -23,8 +23,10 @@ pub struct Figures {
     pub generator_cpu_us: f64,
     /// Bytes written to the disk for each request, where there is one.
     pub disk_bytes: Option<f64>,
-    /// Most memory that any member ever had resident.
+    /// Most memory that any member had resident during the row.
     pub peak_resident_mib: u64,
+    /// How much of that came during this row.
+    pub grown_mib: u64,
     /// Requests that failed.
     pub errors: u64,
 }
@@ -141,7 +143,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "| load | rate | CPU | p50 | p99 | p99.9 | A: rate, p50/p99/p99.9 us, CPU us | B | generator CPU us | disk B \
-             | peak MiB | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+             | peak MiB | grown MiB | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for row in &self.rows {
             self.write_row(f, row)?;
@@ -175,7 +177,7 @@ impl Report {
         let both = |of: fn(&Figures) -> f64| format!("{:.0} / {:.0}", median(0, of), median(1, of));
         writeln!(
             f,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.name,
             ratio(|figures| figures.rate),
             ratio(|figures| figures.cpu_us),
@@ -187,6 +189,7 @@ impl Report {
             both(|figures| figures.generator_cpu_us),
             both(|figures| figures.disk_bytes.unwrap_or(f64::NAN)),
             both(|figures| figures.peak_resident_mib as f64),
+            both(|figures| figures.grown_mib as f64),
             both(|figures| figures.errors as f64),
         )
     }
@@ -206,6 +209,7 @@ mod tests {
             generator_cpu_us: 5.0,
             disk_bytes: None,
             peak_resident_mib: 50,
+            grown_mib: 5,
             errors: 0,
         }
     }

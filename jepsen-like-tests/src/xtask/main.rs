@@ -1,6 +1,7 @@
 //! `cargo xtask`: the command line of the long suites. One file per subcommand; each prints what it will do, its seed,
 //! its progress, and how to run the same again.
 
+mod bench_compare;
 mod cluster;
 mod fuzz;
 mod ledger;
@@ -24,6 +25,11 @@ struct Subcommand {
 
 /// Every subcommand, in the order of the help text.
 const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand {
+        name: "bench-compare",
+        help: "Kelson beside etcd on this machine: loads in interleaved pairs, then growth",
+        run: bench_compare::run,
+    },
     Subcommand {
         name: "cluster",
         help: "real members under kills, partitions and the rest",
@@ -62,7 +68,7 @@ fn main() -> ExitCode {
     let Some(subcommand) = SUBCOMMANDS.iter().find(|subcommand| subcommand.name == name) else {
         eprintln!("{USAGE}");
         for subcommand in SUBCOMMANDS {
-            eprintln!("  {:<12} {}", subcommand.name, subcommand.help);
+            eprintln!("  {:<14} {}", subcommand.name, subcommand.help);
         }
         return ExitCode::FAILURE;
     };
