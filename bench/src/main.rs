@@ -4,6 +4,7 @@
 //! kelson-bench load    --endpoints H:P[,H:P]  [--work W] [--seconds N] [--rate N] [--clients N] [--connections N] ...
 //! kelson-bench compare --a BINARY --b BINARY  [--pairs N] [--seconds N] [--rows P1,P5] [--dir PATH]
 //! kelson-bench growth  --server BINARY [--server BINARY]  [--sizes N,N,N] [--value-bytes N]
+//! kelson-bench sweep   --server BINARY [--server BINARY]  [--rates N,N,N] [--seconds N]
 //! ```
 //!
 //! Every figure is printed with the settings that made it. Errors are counted and shown, never dropped.
@@ -14,13 +15,16 @@ mod compare;
 mod fanout;
 mod growth;
 mod load;
+mod plot;
 mod process;
 mod report;
 mod scenes;
 mod summary;
+mod sweep;
 mod tool;
 mod transactions;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,7 +35,8 @@ const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|
                          [--seconds N] [--rate N] [--clients N] [--connections N] [--keys N] [--value-bytes N] [--txn-puts N]
        kelson-bench compare --a BINARY --b BINARY [--pairs N] [--heavy-pairs N] [--seconds N] [--scale 1.0]
                          [--rows P1,P5] [--tool ETCD_BENCHMARK] [--dir PATH]
-       kelson-bench growth --server BINARY [--server BINARY] [--sizes N,N,N] [--value-bytes N]";
+       kelson-bench growth --server BINARY [--server BINARY] [--sizes N,N,N] [--value-bytes N] [--dir PATH]
+       kelson-bench sweep --server BINARY [--server BINARY] [--rates N,N,N] [--seconds N] [--dir PATH]";
 
 fn main() -> ExitCode {
     let result = tokio::runtime::Builder::new_current_thread()
@@ -71,8 +76,20 @@ async fn run() -> anyhow::Result<()> {
             let servers = arguments.all("server");
             let sizes = arguments.numbers("sizes", &[10_000, 100_000, 1_000_000])?;
             let value_bytes = arguments.number("value-bytes", 256)?;
+            let directory = PathBuf::from(arguments.text("dir", "target/bench"));
             arguments.finish()?;
-            growth::compare(&servers, &sizes, value_bytes).await
+            growth::compare(&servers, &sizes, value_bytes, &directory).await
+        }
+        "sweep" => {
+            let servers = arguments.all("server");
+            let rates = arguments.numbers(
+                "rates",
+                &[1000, 2000, 4000, 6000, 8000, 10_000, 12_000, 16_000, 20_000],
+            )?;
+            let seconds = arguments.number("seconds", 10)?;
+            let directory = PathBuf::from(arguments.text("dir", "target/bench"));
+            arguments.finish()?;
+            sweep::compare(&servers, &rates, seconds, &directory).await
         }
         // For the calibration of a comparison.
         "nothing" => calibration::serve_nothing(arguments.number("port", 0)?).await,

@@ -11,7 +11,7 @@ const USAGE: &str = "usage: cargo xtask bench-compare [--etcd PATH] [--tool PATH
   --etcd       server to hold Kelson against  [etcd on PATH]
   --tool       etcd's own `benchmark`         [benchmark on PATH; its rows are left out without it]
   --dir        data and report                [target/bench]
-  --no-growth  leave out what changes with the number of keys";
+  --no-growth  leave out latency against load, and what changes with the number of keys";
 
 struct Flags {
     etcd: PathBuf,
@@ -40,9 +40,15 @@ pub fn run(arguments: Vec<String>) -> anyhow::Result<()> {
     }
     succeed(&mut compare)?;
     if flags.growth {
-        let mut growth = Command::new(&bench);
-        growth.arg("growth").arg("--server").arg(&kelson);
-        succeed(growth.arg("--server").arg(&flags.etcd))?;
+        for what in ["sweep", "growth"] {
+            let mut both = Command::new(&bench);
+            both.arg(what)
+                .arg("--server")
+                .arg(&kelson)
+                .arg("--server")
+                .arg(&flags.etcd);
+            succeed(both.arg("--dir").arg(&flags.directory))?;
+        }
     }
     Ok(())
 }
