@@ -13,11 +13,12 @@ SLOWEST_MS=0       # the longest of them
 start_apiserver() {
   local name servers=""
   API_PORT=$1
-  for name in "${MEMBERS[@]}"; do servers+="${servers:+,}http://127.0.0.1:${CLIENT_PORT[$name]}"; done
+  for name in "${MEMBERS[@]}"; do servers+="${servers:+,}https://127.0.0.1:${CLIENT_PORT[$name]}"; done
   openssl genrsa -out "$SCRATCH/service-account.key" 2048 2> /dev/null
   TOKEN=$(openssl rand -hex 16)
   echo "$TOKEN,first-light,first-light,system:masters" > "$SCRATCH/tokens.csv"
-  "$KUBE_APISERVER" --etcd-servers="$servers" \
+  "$KUBE_APISERVER" --etcd-servers="$servers" --etcd-cafile="$SCRATCH/pki/ca.crt" \
+    --etcd-certfile="$SCRATCH/pki/apiserver.crt" --etcd-keyfile="$SCRATCH/pki/apiserver.key" \
     --etcd-compaction-interval=10s --event-ttl=5s \
     --bind-address=127.0.0.1 --secure-port="$API_PORT" --advertise-address=192.0.2.1 \
     --cert-dir="$SCRATCH/certificates" \

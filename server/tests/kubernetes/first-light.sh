@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs an unmodified kube-apiserver on three members and works with it as its users do: a namespace, a
-# ConfigMap, a custom resource with spec and status; lists in pages, watches, stale writes, events that
-# expire, compaction. One member is killed with SIGKILL meanwhile, then the leader, and no call may fail.
+# Runs an unmodified kube-apiserver on three members over mutual TLS and works with it as its users do: a
+# namespace, a ConfigMap, a custom resource with spec and status; lists in pages, watches, stale writes, events
+# that expire, compaction. One member is killed with SIGKILL meanwhile, then the leader; then all certificates are
+# replaced and all members restarted in order, one after the other; and no call may fail.
 #
 #   KUBE_APISERVER=<binary> KELSON=<kelson binary> first-light.sh
 #
@@ -21,7 +22,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
 
 cannot_run() {
   echo "first-light.sh: $*" >&2
-  sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
   [ -n "${SKIP:-}" ] && echo "first-light.sh: SKIPPED" >&2 && exit 0
   exit 2
 }
@@ -46,6 +47,8 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 2' INT TERM
 
+# shellcheck source=certificates.sh
+. "$HERE/certificates.sh"
 # shellcheck source=members.sh
 . "$HERE/members.sh"
 # shellcheck source=apiserver.sh
@@ -157,12 +160,13 @@ watch_is_alive() { kill -0 "$WATCH_PID" 2> /dev/null; }
 
 boot() {
   local ports name
-  read -r -a ports <<< "$(free_ports 7)"
-  choose_member_ports "${ports[@]:0:6}"
+  read -r -a ports <<< "$(free_ports 10)"
+  choose_member_ports "${ports[@]:0:9}"
+  make_authority && make_certificates || cannot_run "openssl makes no certificates"
   for name in "${MEMBERS[@]}"; do start_member "$name"; done
   check_soon 60 "three members are healthy" all_healthy
   [ "$FAILURES" = 0 ] || give_up
-  start_apiserver "${ports[6]}"
+  start_apiserver "${ports[9]}"
   check_soon 120 "kube-apiserver is ready" apiserver_is_ready
   [ "$FAILURES" = 0 ] || give_up
   keep_metrics start
@@ -328,6 +332,38 @@ lose_member() {
   check_soon 60 "$title ($name) is back and healthy" member_is_healthy "$name"
 }
 
+# roll: new certificates, then each member stopped and started in order, under a writer and a reader.
+roll() {
+  local name round reader slowest_before=$SLOWEST_MS
+  SLOWEST_MS=0
+  rm -f "$SCRATCH/stop-reading" "$SCRATCH/failed-reads" "$SCRATCH/reads"
+  LOST_CALLS=0
+  read_on &
+  reader=$!
+  STARTED+=("$reader")
+  live_through before-rotation
+  check "all certificates replaced" make_certificates
+  for name in "${MEMBERS[@]}"; do
+    live_through "before-$name"
+    stop_member "$name"
+    for round in 1 2 3; do live_through "without-$name-$round"; done
+    start_member "$name"
+    until_true 60 member_is_healthy "$name" || failed "$name is not back"
+    live_through "after-$name"
+  done
+  touch "$SCRATCH/stop-reading"
+  wait "$reader"
+  if [ "$LOST_CALLS" != 0 ] && [ "${LOST_WRITES:-}" = ok ]; then
+    ok "rolling restart: $LOST_CALLS calls failed, and LOST_WRITES=ok allows it"
+  else
+    check "rolling restart: none of the $((16 * 5)) calls of a writer failed, slowest $SLOWEST_MS ms" [ "$LOST_CALLS" = 0 ]
+  fi
+  [ "$slowest_before" -gt "$SLOWEST_MS" ] && SLOWEST_MS=$slowest_before
+  check "rolling restart: none of $(($(wc -l < "$SCRATCH/reads") * 2)) reads beside failed" [ ! -s "$SCRATCH/failed-reads" ]
+  head -n 3 "$SCRATCH/failed-reads" 2> /dev/null | cut -c 1-300
+  check "rolling restart: the watch goes on" watch_is_alive
+}
+
 # --- what time does --------------------------------------------------------------------------------------
 
 event_is_gone() {
@@ -395,6 +431,7 @@ pages
 streaming_list
 lose_member "a follower" "$(follower)"
 lose_member "the leader" "$(leader)"
+roll
 passing_time
 ending
 closing

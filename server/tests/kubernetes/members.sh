@@ -1,8 +1,8 @@
 # The three members of first-light.sh: starting, killing and finding their leader. Sourced, not run.
-# Uses KELSON and SCRATCH; adds the pids it starts to STARTED.
+# Uses KELSON, SCRATCH and the certificates there; adds the pids it starts to STARTED.
 
 MEMBERS=(a b c)
-declare -A CLIENT_PORT PEER_PORT MEMBER_PID
+declare -A CLIENT_PORT PEER_PORT METRICS_PORT MEMBER_PID
 
 is_free() { ! (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
@@ -17,26 +17,31 @@ free_ports() {
   done
 }
 
-# choose_member_ports <six ports>
+# choose_member_ports <nine ports>
 choose_member_ports() {
   local name
   for name in "${MEMBERS[@]}"; do
     CLIENT_PORT[$name]=$1
     PEER_PORT[$name]=$2
-    shift 2
+    METRICS_PORT[$name]=$3
+    shift 3
   done
 }
 
-# start_member <name>: the flags are those that kubeadm gives to etcd, in plain text.
+# start_member <name>: the flags are those that kubeadm gives to etcd.
 start_member() {
-  local name=$1 other cluster=""
-  for other in "${MEMBERS[@]}"; do cluster+="${cluster:+,}$other=http://127.0.0.1:${PEER_PORT[$other]}"; done
+  local name=$1 other cluster="" pki=$SCRATCH/pki
+  for other in "${MEMBERS[@]}"; do cluster+="${cluster:+,}$other=https://127.0.0.1:${PEER_PORT[$other]}"; done
   "$KELSON" --name="$name" --data-dir="$SCRATCH/member-$name" \
-    --listen-client-urls="http://127.0.0.1:${CLIENT_PORT[$name]}" \
-    --advertise-client-urls="http://127.0.0.1:${CLIENT_PORT[$name]}" \
-    --listen-peer-urls="http://127.0.0.1:${PEER_PORT[$name]}" \
-    --initial-advertise-peer-urls="http://127.0.0.1:${PEER_PORT[$name]}" \
+    --listen-client-urls="https://127.0.0.1:${CLIENT_PORT[$name]}" \
+    --advertise-client-urls="https://127.0.0.1:${CLIENT_PORT[$name]}" \
+    --listen-peer-urls="https://127.0.0.1:${PEER_PORT[$name]}" \
+    --initial-advertise-peer-urls="https://127.0.0.1:${PEER_PORT[$name]}" \
+    --listen-metrics-urls="http://127.0.0.1:${METRICS_PORT[$name]}" \
     --initial-cluster="$cluster" --initial-cluster-state=new \
+    --cert-file="$pki/server.crt" --key-file="$pki/server.key" --client-cert-auth=true --trusted-ca-file="$pki/ca.crt" \
+    --peer-cert-file="$pki/peer.crt" --peer-key-file="$pki/peer.key" --peer-client-cert-auth=true \
+    --peer-trusted-ca-file="$pki/ca.crt" \
     --snapshot-count=10000 --watch-progress-notify-interval=5s --feature-gates=InitialCorruptCheck=true \
     >> "$ARTIFACTS/member-$name.log" 2>&1 &
   MEMBER_PID[$name]=$!
@@ -50,13 +55,20 @@ kill_member() {
   return 0
 }
 
+# Stops in order, as systemd and kubelet do, and returns when the process is gone.
+stop_member() {
+  kill -TERM "${MEMBER_PID[$1]}"
+  wait "${MEMBER_PID[$1]}" 2> /dev/null
+  return 0
+}
+
 # member_metric <name> <metric>: its value, or nothing.
 member_metric() {
-  curl -s -m 2 "http://127.0.0.1:${CLIENT_PORT[$1]}/metrics" | sed -n "s/^$2 //p"
+  curl -s -m 2 "http://127.0.0.1:${METRICS_PORT[$1]}/metrics" | sed -n "s/^$2 //p"
 }
 
 member_is_healthy() {
-  curl -s -m 5 "http://127.0.0.1:${CLIENT_PORT[$1]}/health" | grep -q '"health":"true"'
+  curl -s -m 5 "http://127.0.0.1:${METRICS_PORT[$1]}/health" | grep -q '"health":"true"'
 }
 
 all_healthy() {
