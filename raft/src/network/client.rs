@@ -107,6 +107,14 @@ impl Line {
             silent_since: Instant::now(),
         }
     }
+
+    /// Whether this is a reply that nobody waits for any more. One with a higher term never is: that is news whichever
+    /// heartbeat it answers, and its sender hangs up after it.
+    fn settles_debt(&mut self, result: &StreamAppendResult<TypeConfig>) -> bool {
+        let is_owed = self.owed > 0 && !matches!(result, Err(StreamAppendError::HigherVote(_)));
+        self.owed -= usize::from(is_owed);
+        is_owed
+    }
 }
 
 type Connecting = BoxFuture<'static, io::Result<Link>>;
@@ -361,9 +369,7 @@ where
                 frame = line.link.reader.require_within(timeout), if waiting => {
                     let result = append_result(frame?.expect(Kind::AppendReply)?)?;
                     line.silent_since = Instant::now();
-                    // A higher term is news whichever heartbeat it answers, and its sender hangs up after it.
-                    if line.owed > 0 && !matches!(result, Err(StreamAppendError::HigherVote(_))) {
-                        line.owed -= 1;
+                    if line.settles_debt(&result) {
                         continue;
                     }
                     self.in_flight -= 1;
@@ -630,6 +636,8 @@ fn begin_message(vote: &Vote, image: &ImageWriter) -> io::Result<peer::SnapshotB
 
 #[cfg(test)]
 mod tests {
+    use openraft::vote::{RaftLeaderId, RaftVote};
+
     use super::super::frame::FrameWriter;
     use super::*;
 
@@ -656,5 +664,20 @@ mod tests {
         let silence = snapshot_reply(&mut reader, bound).await;
         assert_eq!(silence.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(writer);
+    }
+
+    /// Simulation seed 44374: the answer to a heartbeat that had been given up told of a higher term and was thrown away,
+    /// and nothing told it again while nobody wrote. Two led, each in its term, and one of them did nothing but refuse.
+    #[tokio::test(start_paused = true)]
+    async fn a_higher_term_is_heard_in_whichever_reply_it_comes() {
+        let (here, _there) = tokio::io::duplex(64);
+        let (reader, writer) = tokio::io::split(here);
+        let mut line = Line::new(Link::bare(Box::new(reader), Box::new(writer)));
+        line.owed = 2;
+        assert!(line.settles_debt(&Ok(None)));
+        let higher = Vote::from_leader_id(openraft::impls::leader_id_std::LeaderId::new(7, 1), true);
+        assert!(!line.settles_debt(&Err(StreamAppendError::HigherVote(higher))));
+        assert!(line.settles_debt(&Ok(None)));
+        assert!(!line.settles_debt(&Ok(None)), "nothing is owed any more");
     }
 }

@@ -9,6 +9,8 @@ use prost::Message;
 
 use super::frame::{FrameReader, FrameWriter, Kind, PROTOCOL_VERSION, Purpose};
 use super::transport::Transport;
+#[cfg(test)]
+use super::transport::{Reader, Writer};
 use crate::codec::invalid;
 use crate::meters::{Meters, OpenLink};
 
@@ -103,6 +105,16 @@ impl Link {
             writer,
             open: Some(OpenLink::new(peer)),
         })
+    }
+
+    /// Over these two halves, without a hello.
+    #[cfg(test)]
+    pub(crate) fn bare(reader: Reader, writer: Writer) -> Self {
+        Self {
+            reader: FrameReader::new(reader),
+            writer: FrameWriter::new(writer),
+            open: None,
+        }
     }
 
     /// Counts it no more among the connections to the peer: nobody listens on it, and would hear if it broke.
