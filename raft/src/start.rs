@@ -131,11 +131,13 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         executor.clone(),
         Arc::new(move || ImageWriter::new(&image_reader.tables())),
     );
+    let signs = Arc::new(LeaderSigns::default());
     let network = Network {
         identity: identity.clone(),
         images,
         acknowledged: Arc::default(),
         questions: Arc::default(),
+        signs: signs.clone(),
     };
     let raft = Raft::new(
         config.id,
@@ -153,7 +155,6 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
     let sequencer = Arc::new(Sequencer::new());
     let leader_reads = Arc::new(LeaderReads::new());
     let leader_service = Arc::new(Mutex::new(None));
-    let signs = Arc::new(LeaderSigns::default());
     let history = Arc::new(Mutex::new(LeadershipHistory::default()));
     let (leadership_sender, leadership) = watch::channel(Leadership::default());
     let to_leader = Arc::new(ToLeader::new(ToLeaderParts {

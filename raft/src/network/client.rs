@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::acknowledged::Acknowledged;
 use super::frame::{FrameReader, Kind, Purpose};
 use super::link::{Identity, Link};
+use crate::campaign::LeaderSigns;
 use crate::codec::{invalid, log_id_message, log_id_of, payload_bytes, vote_message, vote_of};
 use crate::images::Images;
 use crate::meters::UnderWay;
@@ -42,6 +43,7 @@ pub(crate) struct Network {
     pub(crate) images: Images,
     pub(crate) acknowledged: Arc<Acknowledged>,
     pub(crate) questions: Arc<Questions>,
+    pub(crate) signs: Arc<LeaderSigns>,
 }
 
 /// Connections for single questions (votes, transfers), by member. openraft makes a client for each, and bounds it by less
@@ -295,11 +297,12 @@ impl PeerClient {
         };
         let reply: peer::VoteReply = self.ask(kind, &message, Kind::VoteReply).await?;
         let vote = vote_of(reply.vote.as_ref()).map_err(network_error)?;
-        Ok(VoteResponse::new(
-            vote,
-            reply.last.as_ref().map(log_id_of),
-            reply.granted,
-        ))
+        let last = reply.last.as_ref().map(log_id_of);
+        let is_taken = kind == Kind::Vote && vote.leader_id.term == request.vote.leader_id.term;
+        if is_taken && !reply.granted && last < request.last_log_id {
+            self.network.signs.asked_in_a_taken_term();
+        }
+        Ok(VoteResponse::new(vote, last, reply.granted))
     }
 }
 
