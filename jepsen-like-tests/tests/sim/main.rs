@@ -1,7 +1,7 @@
 //! Seeds of the deterministic simulation (`kelson_jepsen::sim`): a few at random, those of [`regressions`], and some
 //! twice, because a simulation that is not the same twice proves nothing.
 //!
-//! `KELSON_SIM_FIRST` and `KELSON_SIM_SEEDS` choose others; `cargo xtask sim` plays one, or very many.
+//! `KELSON_SIM_FIRST`, `KELSON_SIM_SEEDS` and `KELSON_SIM_SECONDS` choose others; `cargo xtask sim` plays one, or very many.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ mod regressions;
 /// Seeds played by default: what two busy cores do in a minute or two without optimisation. `cargo xtask sim` is the way
 /// to play many.
 const SEEDS: u64 = 8;
-/// Virtual time of each seed.
+/// Virtual time of each seed, by default.
 const DURATION: Duration = Duration::from_secs(30);
 /// Seeds played twice.
 const SEEDS_TWICE: u64 = 5;
@@ -53,13 +53,13 @@ fn play(seeds: std::ops::Range<u64>, with: impl Fn(u64) -> Report + Sync) -> Vec
 fn seeds_hold_every_promise() {
     let first = setting("KELSON_SIM_FIRST", 1);
     let count = setting("KELSON_SIM_SEEDS", SEEDS);
+    let seconds = setting("KELSON_SIM_SECONDS", DURATION.as_secs());
     let reports = play(first..first + count, |seed| {
-        sim::run(&Plan::of(seed, DURATION), false)
+        sim::run(&Plan::of(seed, Duration::from_secs(seconds)), false)
     });
     let mut failed = String::new();
     for (seed, report) in &reports {
         if let Some(violation) = &report.violation {
-            let seconds = DURATION.as_secs();
             failed +=
                 &format!("seed {seed}: {violation}\n    cargo xtask sim --seed {seed} --seconds {seconds}\n");
         }

@@ -231,7 +231,7 @@ fn command() -> impl Strategy<Value = Command> {
         20 => put().prop_map(Command::Put),
         8 => delete().prop_map(Command::DeleteRange),
         20 => txn().prop_map(Command::Txn),
-        5 => revision().prop_map(|revision| Command::Compact { revision }),
+        7 => revision().prop_map(|revision| Command::Compact { revision }),
         5 => (lease(), select(vec![2, 60, 9_000_000_000, 9_000_000_001])).prop_map(|(id, ttl)| Command::LeaseGrant {
             id,
             ttl,

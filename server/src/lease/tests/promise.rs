@@ -119,8 +119,14 @@ fn check(cluster: &Cluster, seen: &BTreeMap<i64, (Instant, Instant)>, elected: I
     }
 }
 
+/// Fewer than usual, as each is a long one, unless `PROPTEST_CASES` says otherwise.
+fn cases() -> u32 {
+    const USUAL: u32 = 100;
+    std::env::var("PROPTEST_CASES").map_or(USUAL, |cases| cases.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn leases_never_end_early_and_always_end(steps in prop::collection::vec(step(), 1..120)) {
