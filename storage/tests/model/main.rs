@@ -1,7 +1,7 @@
 //! Drives the store and a plain model of it with the same commands and compares everything anybody can see, over
 //! restarts, checkpoints at any moment, snapshots, and log entries of any size.
 //!
-//! `PROPTEST_CASES` sets how many runs there are.
+//! `KELSON_MODEL_RUNS` sets how many runs there are.
 
 #![allow(clippy::unwrap_used, reason = "all of this is a test")]
 
@@ -41,7 +41,10 @@ const EVENT_RING_BYTES: usize = 1500;
 
 #[test]
 fn store_answers_as_the_model_does() {
-    let config = Config::default();
+    let mut config = Config::default();
+    if let Ok(runs) = std::env::var("KELSON_MODEL_RUNS") {
+        config.cases = runs.parse().expect("KELSON_MODEL_RUNS is a number");
+    }
     let cases = config.cases;
     let mut runner = TestRunner::new(Config {
         failure_persistence: Some(Box::new(proptest::test_runner::FileFailurePersistence::Direct(
