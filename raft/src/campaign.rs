@@ -211,7 +211,8 @@ impl<R: Rng> Timer<R> {
         if let Some(heard) = situation.seen.heard {
             self.sign = self.sign.max(heard);
         }
-        if let Some(again) = self.again {
+        // The refusal may come after somebody has been elected: that is no reason to stand against a leader.
+        if let Some(again) = self.again.filter(|_| situation.leader.is_none()) {
             return Some(again);
         }
         let due = if self.has_evidence(situation) {
@@ -504,6 +505,20 @@ mod tests {
                 timers[candidate].asked_in_a_taken_term(now);
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_that_comes_late_is_no_reason_to_stand_against_a_leader() {
+        let start = Instant::now();
+        let mut timer = timer(start);
+        timer.observe_vote(&vote(5, true), start);
+        timer.asked_in_a_taken_term(start);
+        assert!(timer.due(&following(1, start)).unwrap() >= start + ELECTION);
+        let nobody = Situation {
+            leader: None,
+            ..following(1, start)
+        };
+        assert!(timer.due(&nobody).unwrap() < start + ELECTION / 10);
     }
 
     #[tokio::test(start_paused = true)]
