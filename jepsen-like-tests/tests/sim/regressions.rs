@@ -7,6 +7,15 @@ use kelson_jepsen::sim;
 use kelson_jepsen::sim::network::LinkQuality;
 use kelson_jepsen::sim::plan::{FaultKind, Plan};
 
+/// Links that lose nothing; both times in milliseconds.
+fn delayed(delay: u64, jitter: u64) -> LinkQuality {
+    LinkQuality {
+        delay: Duration::from_millis(delay),
+        jitter: Duration::from_millis(jitter),
+        loss: 0,
+    }
+}
+
 /// A cluster of three that nobody harms, with clients that ask for everything but leases.
 fn calm(links: LinkQuality) -> Plan {
     let all = BTreeSet::from(FaultKind::ALL);
@@ -28,11 +37,7 @@ fn calm(links: LinkQuality) -> Plan {
 /// leaders that had nothing to write were voted out again and again.
 #[test]
 fn heartbeats_get_through_when_a_connection_takes_longer_than_their_interval() {
-    let links = LinkQuality {
-        delay: Duration::from_millis(20),
-        jitter: Duration::from_millis(5),
-        loss: 0,
-    };
+    let links = delayed(20, 5);
     let report = sim::run(&calm(links), false);
     assert_eq!(report.violation, None);
     let (ok, refused, unknown) = report.operations;
@@ -51,11 +56,7 @@ fn reads_wait_while_a_leader_hands_over() {
         reason = "a test must not hang with what it tests"
     )]
     std::thread::spawn(move || {
-        let links = LinkQuality {
-            delay: Duration::from_millis(1),
-            jitter: Duration::from_millis(1),
-            loss: 0,
-        };
+        let links = delayed(1, 1);
         let plan = Plan {
             faults: BTreeSet::from([FaultKind::Transfer]),
             fault_every: Duration::from_millis(300),
@@ -75,11 +76,7 @@ fn reads_wait_while_a_leader_hands_over() {
 /// follower with a slow disk said for seconds that the new leader leads in the old term.
 #[test]
 fn a_leader_is_named_with_its_own_term() {
-    let links = LinkQuality {
-        delay: Duration::from_millis(10),
-        jitter: Duration::from_millis(10),
-        loss: 0,
-    };
+    let links = delayed(10, 10);
     let plan = Plan {
         members: 5,
         clock_rates: vec![100; 5],
@@ -97,11 +94,7 @@ fn a_leader_is_named_with_its_own_term() {
 /// elected.
 #[test]
 fn a_leader_is_elected_over_links_almost_as_slow_as_heartbeats_allow() {
-    let links = LinkQuality {
-        delay: Duration::from_millis(49),
-        jitter: Duration::from_millis(5),
-        loss: 0,
-    };
+    let links = delayed(49, 5);
     let plan = Plan {
         disk_latency: Duration::from_millis(100),
         ..calm(links)
@@ -115,11 +108,7 @@ fn a_leader_is_elected_over_links_almost_as_slow_as_heartbeats_allow() {
 /// read was ever confirmed. etcd's rule for timers allows heartbeats twice in a round trip.
 #[test]
 fn reads_are_confirmed_where_a_round_trip_takes_two_heartbeats() {
-    let links = LinkQuality {
-        delay: Duration::from_millis(90),
-        jitter: Duration::from_millis(10),
-        loss: 0,
-    };
+    let links = delayed(90, 10);
     let report = sim::run(&calm(links), false);
     assert_eq!(report.violation, None);
     let (ok, refused, unknown) = report.operations;

@@ -303,44 +303,50 @@ read_on() {
   done
 }
 
+# begin_load: readers from here on; what the writer does is counted anew.
+begin_load() {
+  SLOWEST_BEFORE=$SLOWEST_MS
+  SLOWEST_MS=0
+  LOST_CALLS=0
+  rm -f "$SCRATCH/stop-reading" "$SCRATCH/failed-reads" "$SCRATCH/reads"
+  read_on &
+  READER=$!
+  STARTED+=("$READER")
+}
+
+# end_load <title> <calls of the writer>: stops the readers and says what failed since begin_load.
+end_load() {
+  local title=$1 calls=$2
+  touch "$SCRATCH/stop-reading"
+  wait "$READER"
+  if [ "$LOST_CALLS" != 0 ] && [ "${LOST_WRITES:-}" = ok ]; then
+    ok "$title: $LOST_CALLS calls failed, and LOST_WRITES=ok allows it"
+  else
+    check "$title: none of the $calls calls of a writer failed, slowest $SLOWEST_MS ms" [ "$LOST_CALLS" = 0 ]
+  fi
+  [ "$SLOWEST_BEFORE" -gt "$SLOWEST_MS" ] && SLOWEST_MS=$SLOWEST_BEFORE
+  check "$title: none of $(($(wc -l < "$SCRATCH/reads") * 2)) reads beside failed" [ ! -s "$SCRATCH/failed-reads" ]
+  head -n 3 "$SCRATCH/failed-reads" 2> /dev/null | cut -c 1-300
+  check "$title: the watch goes on" watch_is_alive
+}
+
 # lose_member <title> <name>: kills it between two writes of a steady series. A write that the killed process
 # itself was working on would have no known outcome, with any store; every other call has to succeed.
 lose_member() {
-  local title=$1 name=$2 round reader slowest_before=$SLOWEST_MS
-  SLOWEST_MS=0
-  rm -f "$SCRATCH/stop-reading" "$SCRATCH/failed-reads" "$SCRATCH/reads"
-  LOST_CALLS=0
-  read_on &
-  reader=$!
-  STARTED+=("$reader")
+  local title=$1 name=$2 round
+  begin_load
   for round in 1 2 3; do live_through "before-$round"; done
   kill_member "$name"
   for round in 1 2 3 4 5 6; do live_through "after-$round"; done
-  touch "$SCRATCH/stop-reading"
-  wait "$reader"
-  if [ "$LOST_CALLS" != 0 ] && [ "${LOST_WRITES:-}" = ok ]; then
-    ok "$title ($name) killed: $LOST_CALLS calls failed, and LOST_WRITES=ok allows it"
-  else
-    check "$title ($name) killed: none of the $((9 * 5)) calls of a writer failed, slowest $SLOWEST_MS ms" [ "$LOST_CALLS" = 0 ]
-  fi
-  [ "$slowest_before" -gt "$SLOWEST_MS" ] && SLOWEST_MS=$slowest_before
-  check "$title ($name) killed: none of $(($(wc -l < "$SCRATCH/reads") * 2)) reads beside failed" \
-    [ ! -s "$SCRATCH/failed-reads" ]
-  head -n 3 "$SCRATCH/failed-reads" 2> /dev/null | cut -c 1-300
-  check "$title ($name) killed: the watch goes on" watch_is_alive
+  end_load "$title ($name) killed" $((9 * 5))
   start_member "$name"
   check_soon 60 "$title ($name) is back and healthy" member_is_healthy "$name"
 }
 
 # roll: new certificates, then each member stopped and started in order, under a writer and a reader.
 roll() {
-  local name round reader slowest_before=$SLOWEST_MS
-  SLOWEST_MS=0
-  rm -f "$SCRATCH/stop-reading" "$SCRATCH/failed-reads" "$SCRATCH/reads"
-  LOST_CALLS=0
-  read_on &
-  reader=$!
-  STARTED+=("$reader")
+  local name round
+  begin_load
   live_through before-rotation
   check "all certificates replaced" make_certificates
   for name in "${MEMBERS[@]}"; do
@@ -351,17 +357,7 @@ roll() {
     until_true 60 member_is_healthy "$name" || failed "$name is not back"
     live_through "after-$name"
   done
-  touch "$SCRATCH/stop-reading"
-  wait "$reader"
-  if [ "$LOST_CALLS" != 0 ] && [ "${LOST_WRITES:-}" = ok ]; then
-    ok "rolling restart: $LOST_CALLS calls failed, and LOST_WRITES=ok allows it"
-  else
-    check "rolling restart: none of the $((16 * 5)) calls of a writer failed, slowest $SLOWEST_MS ms" [ "$LOST_CALLS" = 0 ]
-  fi
-  [ "$slowest_before" -gt "$SLOWEST_MS" ] && SLOWEST_MS=$slowest_before
-  check "rolling restart: none of $(($(wc -l < "$SCRATCH/reads") * 2)) reads beside failed" [ ! -s "$SCRATCH/failed-reads" ]
-  head -n 3 "$SCRATCH/failed-reads" 2> /dev/null | cut -c 1-300
-  check "rolling restart: the watch goes on" watch_is_alive
+  end_load "rolling restart" $((16 * 5))
 }
 
 # --- what time does --------------------------------------------------------------------------------------
