@@ -131,6 +131,7 @@ impl Rig {
         let load = Load::start(&endpoints, writers)?;
         tokio::time::sleep(random.random_range(LOAD_BEFORE_CUT.0..LOAD_BEFORE_CUT.1)).await;
         let cut = victims(self.servers.len(), random);
+        load.goes_dark();
         self.cut(&cut)?;
         let (acknowledged, unknown) = load.stop(writers).await;
         self.power_on(&cut)?;
