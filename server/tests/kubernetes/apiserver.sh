@@ -1,4 +1,4 @@
-# The kube-apiserver of first-light.sh and calls to it. Sourced, not run.
+# kube-apiservers of the scripts beside this file, and calls to them. Sourced, not run.
 # Uses KUBE_APISERVER, SCRATCH, ARTIFACTS and CLIENT_PORT; adds the pids it starts to STARTED.
 
 API_PORT=""        # the secure port
@@ -8,26 +8,40 @@ BODY=""            # and its body
 CALLS=0            # calls made by `call`
 SLOWEST_MS=0       # the longest of them
 
-# start_apiserver <port>. The compaction interval and the lifetime of events are short so that both happen
-# while the steps run; the advertised address is a documentation address that nobody connects to.
+# make_apiserver_secrets: once, before the first apiserver; several share them.
+make_apiserver_secrets() {
+  openssl genrsa -out "$SCRATCH/service-account.key" 2048 2> /dev/null || return 1
+  TOKEN=$(openssl rand -hex 16)
+  echo "$TOKEN,first-light,first-light,system:masters" > "$SCRATCH/tokens.csv"
+  cat > "$SCRATCH/encryption.yaml" << YAML
+apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: [secrets]
+  providers:
+  - aescbc: {keys: [{name: first, secret: $(openssl rand -base64 32)}]}
+  - identity: {}
+YAML
+}
+
+# start_apiserver <port> [<flag>...]: sets API_PORT and API_PID. Secrets are encrypted at rest; the advertised address is a
+# documentation address that nobody connects to.
 start_apiserver() {
   local name servers=""
   API_PORT=$1
+  shift
   for name in "${MEMBERS[@]}"; do servers+="${servers:+,}https://127.0.0.1:${CLIENT_PORT[$name]}"; done
-  openssl genrsa -out "$SCRATCH/service-account.key" 2048 2> /dev/null
-  TOKEN=$(openssl rand -hex 16)
-  echo "$TOKEN,first-light,first-light,system:masters" > "$SCRATCH/tokens.csv"
   "$KUBE_APISERVER" --etcd-servers="$servers" --etcd-cafile="$SCRATCH/pki/ca.crt" \
     --etcd-certfile="$SCRATCH/pki/apiserver.crt" --etcd-keyfile="$SCRATCH/pki/apiserver.key" \
-    --etcd-compaction-interval=10s --event-ttl=5s \
+    --encryption-provider-config="$SCRATCH/encryption.yaml" \
     --bind-address=127.0.0.1 --secure-port="$API_PORT" --advertise-address=192.0.2.1 \
-    --cert-dir="$SCRATCH/certificates" \
+    --cert-dir="$SCRATCH/certificates-$API_PORT" \
     --token-auth-file="$SCRATCH/tokens.csv" --authorization-mode=RBAC --anonymous-auth=false \
     --service-account-issuer=https://kubernetes.default.svc \
     --service-account-key-file="$SCRATCH/service-account.key" \
     --service-account-signing-key-file="$SCRATCH/service-account.key" \
     --service-cluster-ip-range=10.0.0.0/24 \
-    --v=2 > "$ARTIFACTS/kube-apiserver.log" 2>&1 &
+    --v=2 "$@" >> "$ARTIFACTS/kube-apiserver.log" 2>&1 &
   API_PID=$!
   STARTED+=($!)
 }
@@ -63,3 +77,9 @@ apiserver_is_ready() {
 
 # keep_metrics <name>: for a look afterwards at what the apiserver asked of its store.
 keep_metrics() { api_curl -m 20 "$(api_url /metrics)" > "$ARTIFACTS/$1.metrics"; }
+
+# What would show in the apiserver's log if the store broke one of its promises.
+log_is_clean() {
+  ! grep -E 'PrevKv=nil|panic:|panicked: true|Cache consistency check failed|ache.*inconsisten|missing a revision' \
+    "$ARTIFACTS/kube-apiserver.log" | cut -c 1-300 | grep .
+}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Runs an unmodified kube-apiserver on three members over mutual TLS and works with it as its users do: a
-# namespace, a ConfigMap, a custom resource with spec and status; lists in pages, watches, stale writes, events
-# that expire, compaction. One member is killed with SIGKILL meanwhile, then the leader; then all certificates are
-# replaced and all members restarted in order, one after the other; and no call may fail.
+# Runs an unmodified kube-apiserver on three members over mutual TLS and works with it as its users do: a namespace,
+# ConfigMaps, an encrypted Secret, a custom resource with spec and status; applies and patches, finalizers, lists in pages,
+# watches, stale writes, events that expire, compaction. One member is killed with SIGKILL meanwhile, then the leader; then
+# all certificates are replaced and all members restarted in order, one after the other; and no call may fail.
 #
 #   KUBE_APISERVER=<binary> KELSON=<kelson binary> first-light.sh
 #
@@ -20,54 +20,17 @@ set -u -o pipefail
 export LC_ALL=C
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 2
 
-cannot_run() {
-  echo "first-light.sh: $*" >&2
-  sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
-  [ -n "${SKIP:-}" ] && echo "first-light.sh: SKIPPED" >&2 && exit 0
-  exit 2
-}
-
-for tool in curl jq openssl; do command -v $tool > /dev/null || cannot_run "$tool is not installed"; done
-for binary in KUBE_APISERVER KELSON; do
-  [ -n "${!binary:-}" ] || cannot_run "$binary is not set"
-  [ -x "$(command -v "${!binary}")" ] || cannot_run "$binary=${!binary} is not an executable file"
-done
-
-SCRATCH=$(mktemp -d) || cannot_run "no scratch directory"
-ARTIFACTS=${ARTIFACTS:-$SCRATCH}
-mkdir -p "$ARTIFACTS" || cannot_run "no directory $ARTIFACTS"
-STARTED=()   # pids to end
-
-clean_up() {
-  local pid
-  for pid in "${STARTED[@]}"; do kill -KILL "$pid" 2> /dev/null; done
-  wait 2> /dev/null
-  rm -rf "$SCRATCH"
-}
-trap clean_up EXIT
-trap 'exit 2' INT TERM
-
+# shellcheck source=steps.sh
+. "$HERE/steps.sh"
+need_tools curl jq openssl
+need_binaries KUBE_APISERVER KELSON
+make_scratch
 # shellcheck source=certificates.sh
 . "$HERE/certificates.sh"
 # shellcheck source=members.sh
 . "$HERE/members.sh"
 # shellcheck source=apiserver.sh
 . "$HERE/apiserver.sh"
-
-# --- reporting -------------------------------------------------------------------------------------------
-
-STEPS=0
-FAILURES=0
-
-ok() { STEPS=$((STEPS + 1)); echo "ok      $*"; }
-failed() { STEPS=$((STEPS + 1)); FAILURES=$((FAILURES + 1)); echo "FAILED  $*"; }
-
-# check <title> <command...>: one step, ok if the command succeeds.
-check() {
-  local title=$1
-  shift
-  if "$@"; then ok "$title"; else failed "$title"; fi
-}
 
 # expect <title> <HTTP status> [<jq filter that must be true of the answer>]: one step about the last call.
 expect() {
@@ -79,19 +42,6 @@ expect() {
   fi
 }
 
-# until_true <seconds> <command...>: asks again and again.
-until_true() {
-  local deadline=$((SECONDS + $1))
-  shift
-  until "$@" > /dev/null 2>&1; do
-    [ "$SECONDS" -lt "$deadline" ] || return 1
-    sleep 0.1
-  done
-}
-
-# check_soon <seconds> <title> <command...>
-check_soon() { check "$2" until_true "$1" "${@:3}"; }
-
 finish() {
   echo "first-light: $STEPS steps, $FAILURES failed; $CALLS apiserver calls, slowest $SLOWEST_MS ms;" \
     "store $("$KELSON" --version | head -n 2 | tr '\n' ' '), apiserver $("$KUBE_APISERVER" --version)"
@@ -101,7 +51,7 @@ finish() {
 
 # Ends the run where nothing that follows could work.
 give_up() {
-  tail -n 5 "$ARTIFACTS"/member-?.log "$ARTIFACTS/kube-apiserver.log" 2> /dev/null | cut -c 1-400
+  tell_logs
   finish
 }
 
@@ -166,7 +116,8 @@ boot() {
   for name in "${MEMBERS[@]}"; do start_member "$name"; done
   check_soon 60 "three members are healthy" all_healthy
   [ "$FAILURES" = 0 ] || give_up
-  start_apiserver "${ports[9]}"
+  # Short, so that both happen while the steps run.
+  make_apiserver_secrets && start_apiserver "${ports[9]}" --etcd-compaction-interval=10s --event-ttl=5s
   check_soon 120 "kube-apiserver is ready" apiserver_is_ready
   [ "$FAILURES" = 0 ] || give_up
   keep_metrics start
@@ -192,6 +143,45 @@ built_in_objects() {
   call PATCH "$NAMESPACE/configmaps/settings" \
     "{\"data\":{\"large\":\"$(head -c 60000 /dev/zero | tr '\0' x)\"}}" "$MERGE"
   expect "ConfigMap of 60 kB patched" 200 '.data.large | length == 60000'
+}
+
+# The other ways in which an object is written: applied, patched, on conditions, with finalizers.
+ways_to_write() {
+  local settings=$NAMESPACE/configmaps/settings apply=application/apply-patch+yaml uid
+  call PATCH "$NAMESPACE/configmaps/applied?fieldManager=first" \
+    '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"applied"},"data":{"a":"1"}}' "$apply"
+  expect "object created by server-side apply" 201 '.data == {"a": "1"}'
+  call PATCH "$NAMESPACE/configmaps/applied?fieldManager=second" \
+    '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"applied"},"data":{"b":"2"}}' "$apply"
+  expect "another manager applies a field of its own" 200 '.data == {"a": "1", "b": "2"}'
+  call PATCH "$NAMESPACE/configmaps/applied?fieldManager=second" \
+    '{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"applied"},"data":{"a":"3","b":"2"}}' "$apply"
+  expect "and is refused the first one's" 409 '.details.causes[0].reason == "FieldManagerConflict"'
+  call PATCH "$settings" '[{"op":"test","path":"/data/colour","value":"green"},
+    {"op":"replace","path":"/data/colour","value":"red"}]' application/json-patch+json
+  expect "JSON patch" 200 '.data.colour == "red"'
+  call PATCH "$settings" '[{"op":"test","path":"/data/colour","value":"green"}]' application/json-patch+json
+  expect "JSON patch whose test fails is refused" 422
+  call PATCH "$settings" '{"metadata":{"finalizers":["example.com/kept"]},"data":{"colour":"green"}}' \
+    application/strategic-merge-patch+json
+  expect "strategic merge patch adds a finalizer" 200 '.metadata.finalizers == ["example.com/kept"]'
+  uid=$(json .metadata.uid)
+  call DELETE "$settings" '{"preconditions":{"uid":"00000000-0000-0000-0000-000000000000"}}'
+  expect "deletion on the condition of another uid is refused" 409
+  call DELETE "$settings" "{\"preconditions\":{\"uid\":\"$uid\"}}"
+  expect "deletion waits for the finalizer" 200 '.metadata.deletionTimestamp != null'
+  call GET "$settings"
+  expect "the object is still there" 200
+  call PATCH "$settings" '{"metadata":{"finalizers":null}}' "$MERGE"
+  expect "the finalizer is done" 200
+  call GET "$settings"
+  expect "and the object with it" 404
+  call POST "$NAMESPACE/configmaps" '{"metadata":{"name":"settings"},"data":{"colour":"green"}}'
+  expect "an object of the same name is a new one" 201 ".metadata.uid != \"$uid\""
+  call POST "$NAMESPACE/secrets" '{"metadata":{"name":"word"},"stringData":{"word":"kelson"}}'
+  expect "Secret created, encrypted at rest" 201
+  call GET "$NAMESPACE/secrets/word"
+  expect "Secret read" 200 '.data.word == "a2Vsc29u"'
 }
 
 too_large_object() {
@@ -403,12 +393,6 @@ ending() {
   check "kube-apiserver is still ready" [ "$CODE" = 200 ]
 }
 
-# What would show in the apiserver's log if the store broke one of its promises.
-log_is_clean() {
-  ! grep -E 'PrevKv=nil|panic|Cache consistency check failed|ache.*inconsisten|missing a revision' \
-    "$ARTIFACTS/kube-apiserver.log" | cut -c 1-300 | grep .
-}
-
 # The apiserver goes first: its leases and its compactor would keep the revision moving.
 closing() {
   keep_metrics end
@@ -420,6 +404,7 @@ closing() {
 
 boot
 built_in_objects
+ways_to_write
 event_with_lease
 custom_resource
 too_large_object

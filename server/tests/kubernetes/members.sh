@@ -1,7 +1,8 @@
-# The three members of first-light.sh: starting, killing and finding their leader. Sourced, not run.
+# The three members of the scripts beside this file: starting, killing and finding their leader. Sourced, not run.
 # Uses KELSON, SCRATCH and the certificates there; adds the pids it starts to STARTED.
 
 MEMBERS=(a b c)
+MEMBER_FLAGS=()   # beside those that kubeadm gives
 declare -A CLIENT_PORT PEER_PORT METRICS_PORT MEMBER_PID
 
 is_free() { ! (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
@@ -43,7 +44,7 @@ start_member() {
     --peer-cert-file="$pki/peer.crt" --peer-key-file="$pki/peer.key" --peer-client-cert-auth=true \
     --peer-trusted-ca-file="$pki/ca.crt" \
     --snapshot-count=10000 --watch-progress-notify-interval=5s --feature-gates=InitialCorruptCheck=true \
-    >> "$ARTIFACTS/member-$name.log" 2>&1 &
+    "${MEMBER_FLAGS[@]}" >> "$ARTIFACTS/member-$name.log" 2>&1 &
   MEMBER_PID[$name]=$!
   STARTED+=($!)
 }
