@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::calibration::Calibration;
-use crate::fanout::{Fanout, Watching};
+use crate::expiry::{self, Expiry};
+use crate::fanout::{self, Fanout, Watching};
 use crate::load::{self, Length, Load, Work};
 use crate::process::{Cluster, Usage, disk_written, own_cpu};
 use crate::report::{Figures, Report, RowReport};
@@ -24,6 +26,8 @@ const BESIDE_CONNECTIONS: usize = 10;
 /// How often a row of lists reads everything, and how often the leader is killed.
 const LISTS: u32 = 3;
 const LEADER_KILLS: u32 = 5;
+/// After so long a compaction's space should be free again, without a command.
+const SPACE_IS_BACK: Duration = Duration::from_secs(60);
 const IDLE_SETTLES: Duration = Duration::from_secs(3);
 
 /// Settings of a comparison.
@@ -61,7 +65,10 @@ struct Row {
 impl Row {
     /// Whether it takes minutes to prepare, so that fewer pairs must do.
     fn is_heavy(&self) -> bool {
-        matches!(self.work, Measured::List(_) | Measured::Compaction(_))
+        matches!(
+            self.work,
+            Measured::List(_) | Measured::Compaction(_) | Measured::Fanout { laggard: Some(_), .. }
+        )
     }
 }
 
@@ -77,8 +84,13 @@ enum Measured {
     },
     /// The same by etcd's own tool: words of its command line, and clients.
     Tool { words: Vec<String>, clients: usize },
-    /// Watchers and writers; latencies are those of events, the rate that of puts.
-    Fanout(Fanout),
+    /// Watchers and writers; latencies are those of events, the rate that of puts. Beside them one more watcher catches up
+    /// with so many revisions, again and again.
+    Fanout { fanout: Fanout, laggard: Option<i64> },
+    /// Watchers that are told nothing; what counts is the memory that they take.
+    IdleWatchers(Fanout),
+    /// Leases that end at once.
+    Expiry(Expiry),
     /// Reading everything.
     List(Way),
     /// Killing the leader so often.
@@ -155,6 +167,27 @@ fn rows(plan: &Plan) -> Vec<Row> {
         value_bytes: 256,
         time,
     };
+    // Few writers, so that the machine has room for somebody who catches up.
+    let few_writers = Fanout {
+        watchers: 1_000,
+        keys: 1_000,
+        writers: 8,
+        ..fanout.clone()
+    };
+    let behind = many.max(2) / 2;
+    let idle_watchers = Fanout {
+        watchers: 300_000,
+        streams: 300,
+        ..fanout.clone()
+    };
+    let expiry = Expiry {
+        leases: 20_000,
+        after: Duration::from_secs(20),
+    };
+    let with_watchers = |fanout: &Fanout, laggard| Measured::Fanout {
+        fanout: fanout.clone(),
+        laggard,
+    };
     let scene = |name, work, filled| Row {
         name,
         work,
@@ -178,7 +211,16 @@ fn rows(plan: &Plan) -> Vec<Row> {
         row("P7 STM", few(load(Work::Stm, 64)), 8),
         row("P7 lease keepalive", load(Work::KeepAlive, 64), 8),
         row("P7 put 16 KiB", large, 8),
-        scene("P13 put with watchers", Measured::Fanout(fanout), None),
+        filled(row("mixed", few(load(Work::Mixed, 64)), 8)),
+        scene("lease expiry", Measured::Expiry(expiry), None),
+        scene("P13 put with watchers", with_watchers(&fanout, None), None),
+        scene("P13 idle watchers", Measured::IdleWatchers(idle_watchers), None),
+        scene("P13 events, 8 writers", with_watchers(&few_writers, None), None),
+        scene(
+            "P13 events, 8 writers, beside a laggard",
+            with_watchers(&few_writers, Some(i64::try_from(behind).unwrap_or(i64::MAX))),
+            Some((behind, 256)),
+        ),
         row("P15 node leases of 5 k", nodes(5_000), 30),
         row("P15 node leases of 100 k", nodes(100_000), 30),
         scene("P9 list in one reply", Measured::List(Way::Unary), everything),
@@ -306,7 +348,16 @@ fn describe(row: &Row) -> String {
             format!("{load}{}{}", rate.unwrap_or_default(), beside.unwrap_or_default())
         }
         Measured::Tool { words, clients } => format!("`benchmark {}`, {clients} clients", words.join(" ")),
-        Measured::Fanout(fanout) => fanout.to_string(),
+        Measured::Fanout { fanout, laggard } => {
+            let beside =
+                laggard.map(|revisions| format!(", beside a watcher that is {revisions} revisions behind"));
+            format!("{fanout}{}", beside.unwrap_or_default())
+        }
+        Measured::IdleWatchers(fanout) => format!(
+            "{} watchers on {} streams that are told nothing; the rate is that of creating them",
+            fanout.watchers, fanout.streams
+        ),
+        Measured::Expiry(expiry) => expiry.to_string(),
         Measured::List(way) => format!(
             "all of {} keys {way}, again and again",
             row.filled.unwrap_or_default().0
@@ -379,7 +430,10 @@ async fn measure(
     let before = Used::so_far(cluster, &plan.directory)?;
     let outcome = perform(cluster, row, rate, plan, &channels).await?;
     let after = Used::so_far(cluster, &plan.directory)?;
-    Ok(figures(&outcome, after.since(&before)))
+    Ok(Figures {
+        files_mib: cluster.file_bytes()? >> 20,
+        ..figures(&outcome, after.since(&before))
+    })
 }
 
 /// Warms up, or makes the history that is to be compacted.
@@ -438,9 +492,41 @@ async fn perform(
                 errors: said.errors,
             }
         }
-        Measured::Fanout(settings) => {
+        Measured::Expiry(settings) => {
+            let granted = expiry::grant(channels, settings).await?;
+            expiry::run(&channels[0], granted).await?.into()
+        }
+        Measured::IdleWatchers(settings) => {
+            let begun = Instant::now();
             let watching = Watching::open(channels, settings).await?;
+            let took = begun.elapsed();
+            drop(watching);
+            Outcome {
+                rate: settings.watchers as f64 / took.as_secs_f64(),
+                count: settings.watchers,
+                quantiles: [Duration::ZERO; 3],
+                errors: 0,
+            }
+        }
+        Measured::Fanout { fanout, laggard } => {
+            let watching = Watching::open(channels, fanout).await?;
+            let mut catching_up = JoinSet::new();
+            if let Some(revisions) = *laggard {
+                let channel = load::connect(&cluster.endpoints(), 1).await?.remove(0);
+                catching_up.spawn(async move {
+                    loop {
+                        if let Err(error) = fanout::catch_up(&channel, revisions).await {
+                            eprintln!("the watcher that catches up: {error:#}");
+                            return;
+                        }
+                    }
+                });
+            }
             let (puts, events) = watching.run(channels).await?;
+            anyhow::ensure!(
+                laggard.is_none() || catching_up.try_join_next().is_none(),
+                "nobody caught up"
+            );
             Outcome {
                 rate: puts.rate(),
                 count: puts.count(),
@@ -459,9 +545,12 @@ async fn perform(
             }
         }
         Measured::Compaction(load) => {
+            let compacted_at = Instant::now();
             let compact = scenes::compact_everything(&channels[0]);
             let (summary, compacted) = tokio::join!(load::run(channels, load), compact);
             compacted?;
+            // What the files come to is looked at when they should have become small.
+            tokio::time::sleep_until(compacted_at + SPACE_IS_BACK).await;
             summary?.into()
         }
         Measured::LeaderKilled(_) => anyhow::bail!("measured apart"),
@@ -515,6 +604,7 @@ fn figures(outcome: &Outcome, used: Used) -> Figures {
         disk_bytes: used.disk.map(each),
         peak_resident_mib: used.members.peak_resident_bytes >> 20,
         grown_mib: used.grown_bytes >> 20,
+        files_mib: 0,
         errors: outcome.errors,
     }
 }

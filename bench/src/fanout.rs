@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use kelson_proto::etcdserverpb::watch_client::WatchClient;
 use kelson_proto::etcdserverpb::watch_request::RequestUnion;
-use kelson_proto::etcdserverpb::{PutRequest, WatchCreateRequest, WatchRequest, WatchResponse};
+use kelson_proto::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse};
 use kelson_proto::mvccpb::Event;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -218,6 +218,42 @@ async fn write(
         }
     }
     sum
+}
+
+/// Watches everything from `revisions` ago and returns once it has been told all that had happened when it began.
+pub async fn catch_up(channel: &Channel, revisions: i64) -> anyhow::Result<()> {
+    let mut client = KvClient::new(channel.clone());
+    let probe = RangeRequest {
+        key: "bench".into(),
+        ..RangeRequest::default()
+    };
+    let header = client.range(probe).await?.into_inner().header;
+    let now = header.context("a reply without a header")?.revision;
+    let create = WatchCreateRequest {
+        key: "bench/".into(),
+        range_end: "bench0".into(),
+        start_revision: (now - revisions).max(1),
+        ..WatchCreateRequest::default()
+    };
+    let (requests, outgoing) = mpsc::channel(1);
+    let request = WatchRequest {
+        request_union: Some(RequestUnion::CreateRequest(create)),
+    };
+    requests.send(request).await.context("the stream has ended")?;
+    let mut client = WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+    let mut replies = client.watch(ReceiverStream::new(outgoing)).await?.into_inner();
+    loop {
+        let reply = replies.message().await?.context("the stream has ended")?;
+        anyhow::ensure!(!reply.canceled, "canceled: {}", reply.cancel_reason);
+        if let Some(last) = reply.events.last() {
+            let pair = Event::decode(last.clone())?
+                .kv
+                .context("an event without a pair")?;
+            if pair.mod_revision >= now {
+                return Ok(());
+            }
+        }
+    }
 }
 
 fn micros_since(start: Instant) -> u64 {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::Context;
 use kelson_proto::etcdserverpb::RangeRequest;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use tokio::time::Instant;
@@ -18,14 +19,20 @@ const READS: usize = 300;
 /// Longest time one figure may take; what was measured by then counts.
 const FIGURE_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// How many revisions old the past is that is read.
+const PAST: u64 = 100_000;
+
 /// What one server is at one size.
 struct Point {
     keys: u64,
     limited: Duration,
     counted: Duration,
+    /// As `limited`, at a revision that is [`PAST`] old.
+    past: Duration,
     put: Duration,
     resident_bytes: u64,
-    restart: Duration,
+    /// After SIGTERM, and after kill -9.
+    restarts: [Duration; 2],
 }
 
 /// Fills each server to each size, prints one table and draws it.
@@ -41,9 +48,10 @@ pub async fn compare(
         "one member, values of {value_bytes} B, {READS} serial requests per figure, medians but for the put's p99\n"
     );
     println!(
-        "| server | keys | limit=1 over the prefix | count_only | put p99 | resident | per key | restart to serving |"
+        "| server | keys | limit=1 over the prefix | the same {PAST} revisions ago | count_only | put p99 | resident | per key \
+         | SIGTERM to serving | kill -9 to serving |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
     let mut all = Vec::new();
     for binary in servers {
         let name = binary.rsplit('/').next().unwrap_or(binary);
@@ -53,13 +61,15 @@ pub async fn compare(
         for &size in sizes {
             let point = grow(&mut server, size, value_bytes).await?;
             println!(
-                "| {name} | {size} | {:.3?} | {:.3?} | {:.3?} | {} MiB | {} B | {:.2?} |",
+                "| {name} | {size} | {:.3?} | {:.3?} | {:.3?} | {:.3?} | {} MiB | {} B | {:.2?} | {:.2?} |",
                 point.limited,
+                point.past,
                 point.counted,
                 point.put,
                 point.resident_bytes / (1 << 20),
                 point.resident_bytes.saturating_sub(empty) / size,
-                point.restart
+                point.restarts[0],
+                point.restarts[1]
             );
             points.push(point);
         }
@@ -72,10 +82,20 @@ async fn grow(server: &mut Server, size: u64, value_bytes: usize) -> anyhow::Res
     let filled = load::fill(&[server.connect().await?], size, value_bytes).await?;
     eprintln!("filled to {size} keys: {filled}");
     let channel = server.connect().await?;
+    let then = revision(&channel).await?;
+    load::fill(&[server.connect().await?], PAST.min(size), value_bytes).await?;
+    for _ in 1..PAST / size.min(PAST) {
+        load::fill(&[server.connect().await?], size, value_bytes).await?;
+    }
     let limited = RangeRequest {
         limit: 1,
         ..whole_prefix()
     };
+    let past = RangeRequest {
+        revision: then,
+        ..limited.clone()
+    };
+    let past = measure(&channel, past).await?;
     let counted = RangeRequest {
         count_only: true,
         ..whole_prefix()
@@ -93,14 +113,16 @@ async fn grow(server: &mut Server, size: u64, value_bytes: usize) -> anyhow::Res
         length: Length::Requests(READS as u64),
     };
     let puts = load::run(&[channel], &puts).await?;
-    let restart = server.restart().await?;
+    let resident_bytes = server.resident_bytes()?;
+    let restarts = [server.stop_and_start().await?, server.restart().await?];
     Ok(Point {
         keys: size,
         limited: limited.quantile(0.5),
         counted: counted.quantile(0.5),
+        past: past.quantile(0.5),
         put: puts.quantile(0.99),
-        resident_bytes: server.resident_bytes()?,
-        restart,
+        resident_bytes,
+        restarts,
     })
 }
 
@@ -114,7 +136,7 @@ fn draw(all: &[(String, Vec<Point>)], directory: &Path) -> anyhow::Result<()> {
         &'static str,
         &'a dyn Fn(&Point) -> f64,
     );
-    let columns: [Column<'_>; 5] = [
+    let columns: [Column<'_>; 7] = [
         ("limit", "limit=1 over all keys", "median, us", &|point| {
             micros(point.limited)
         }),
@@ -125,8 +147,17 @@ fn draw(all: &[(String, Vec<Point>)], directory: &Path) -> anyhow::Result<()> {
         ("memory", "memory", "resident, MiB", &|point| {
             point.resident_bytes as f64 / 1_048_576.0
         }),
+        (
+            "past",
+            "limit=1 a hundred thousand revisions ago",
+            "median, us",
+            &|point| micros(point.past),
+        ),
+        ("stop", "SIGTERM to serving", "s", &|point| {
+            point.restarts[0].as_secs_f64()
+        }),
         ("restart", "kill -9 to serving", "s", &|point| {
-            point.restart.as_secs_f64()
+            point.restarts[1].as_secs_f64()
         }),
     ];
     for (file, title, label, value) in columns {
@@ -153,6 +184,15 @@ fn draw(all: &[(String, Vec<Point>)], directory: &Path) -> anyhow::Result<()> {
     }
     println!("\nthe plots are in {}", directory.display());
     Ok(())
+}
+
+async fn revision(channel: &Channel) -> anyhow::Result<i64> {
+    let probe = RangeRequest {
+        key: "bench".into(),
+        ..RangeRequest::default()
+    };
+    let reply = KvClient::new(channel.clone()).range(probe).await?.into_inner();
+    Ok(reply.header.context("a reply without a header")?.revision)
 }
 
 fn whole_prefix() -> RangeRequest {

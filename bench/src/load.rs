@@ -44,6 +44,8 @@ pub enum Work {
     /// What renews the lease of a Kubernetes node: a write over the object that the apiserver's cache holds. Each key is a
     /// node, and all have their turn.
     NodeLeases,
+    /// Of ten requests six linearizable reads of a key, one of a hundred keys, two puts and one write over what was read.
+    Mixed,
 }
 
 /// When a run ends.
@@ -82,6 +84,11 @@ impl fmt::Display for Load {
             Work::KeepAlive => write!(f, "lease keepalives"),
             Work::Stm => write!(f, "STM read and write of {} B", self.value_bytes),
             Work::NodeLeases => write!(f, "Kubernetes node lease renewals of {} B", self.value_bytes),
+            Work::Mixed => write!(
+                f,
+                "of ten requests 6 gets, 1 of 100 keys, 2 puts and 1 STM of {} B",
+                self.value_bytes
+            ),
         }?;
         match self.work {
             Work::KeepAlive => {}
@@ -222,14 +229,23 @@ impl Shared {
             Work::Put => {
                 client.put(self.put(number)).await?;
             }
-            Work::Get { serializable } => {
-                let request = RangeRequest {
-                    key: key(self.scattered(number)).into(),
-                    serializable,
-                    ..RangeRequest::default()
-                };
-                client.range(request).await?;
-            }
+            Work::Get { serializable } => self.get(client, number, serializable).await?,
+            Work::Mixed => match number % 10 {
+                0..6 => self.get(client, number, false).await?,
+                6 => {
+                    let from = self.scattered(number);
+                    let request = RangeRequest {
+                        key: key(from).into(),
+                        range_end: key(from + 100).into(),
+                        ..RangeRequest::default()
+                    };
+                    client.range(request).await?;
+                }
+                7 | 8 => {
+                    client.put(self.put(number)).await?;
+                }
+                _ => self.read_and_write(client, number).await?,
+            },
             Work::Txn { puts } => {
                 let success = (0..puts).map(|place| RequestOp {
                     request: Some(request_op::Request::RequestPut(self.put(number * puts + place))),
@@ -245,6 +261,20 @@ impl Shared {
             Work::KeepAlive => {}
         }
         Ok(())
+    }
+
+    async fn get(
+        &self,
+        client: &mut KvClient<Channel>,
+        number: u64,
+        serializable: bool,
+    ) -> Result<(), Status> {
+        let request = RangeRequest {
+            key: key(self.scattered(number)).into(),
+            serializable,
+            ..RangeRequest::default()
+        };
+        client.range(request).await.map(drop)
     }
 
     async fn read_and_write(&self, client: &mut KvClient<Channel>, number: u64) -> Result<(), Status> {

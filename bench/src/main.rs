@@ -5,6 +5,7 @@
 //! kelson-bench compare --a BINARY --b BINARY  [--pairs N] [--seconds N] [--rows P1,P5] [--dir PATH]
 //! kelson-bench growth  --server BINARY [--server BINARY]  [--sizes N,N,N] [--value-bytes N]
 //! kelson-bench sweep   --server BINARY [--server BINARY]  [--rates N,N,N] [--seconds N]
+//! kelson-bench soak    --server BINARY [--server BINARY]  [--minutes N] [--share 0.8]
 //! ```
 //!
 //! Every figure is printed with the settings that made it. Errors are counted and shown, never dropped.
@@ -12,6 +13,7 @@
 mod arguments;
 mod calibration;
 mod compare;
+mod expiry;
 mod fanout;
 mod growth;
 mod load;
@@ -19,6 +21,7 @@ mod plot;
 mod process;
 mod report;
 mod scenes;
+mod soak;
 mod summary;
 mod sweep;
 mod tool;
@@ -31,12 +34,13 @@ use std::time::Duration;
 use arguments::Arguments;
 use load::{Length, Load, Work};
 
-const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|get|get-serializable|txn|stm|keepalive|node-leases]
+const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|get|get-serializable|txn|stm|keepalive|node-leases|mixed]
                          [--seconds N] [--rate N] [--clients N] [--connections N] [--keys N] [--value-bytes N] [--txn-puts N]
        kelson-bench compare --a BINARY --b BINARY [--pairs N] [--heavy-pairs N] [--seconds N] [--scale 1.0]
                          [--rows P1,P5] [--tool ETCD_BENCHMARK] [--dir PATH]
        kelson-bench growth --server BINARY [--server BINARY] [--sizes N,N,N] [--value-bytes N] [--dir PATH]
-       kelson-bench sweep --server BINARY [--server BINARY] [--rates N,N,N] [--seconds N] [--dir PATH]";
+       kelson-bench sweep --server BINARY [--server BINARY] [--rates N,N,N] [--seconds N] [--dir PATH]
+       kelson-bench soak --server BINARY [--server BINARY] [--minutes 30] [--share 0.8] [--dir PATH]";
 
 fn main() -> ExitCode {
     let result = tokio::runtime::Builder::new_current_thread()
@@ -74,7 +78,7 @@ async fn run() -> anyhow::Result<()> {
         }
         "growth" => {
             let servers = arguments.all("server");
-            let sizes = arguments.numbers("sizes", &[10_000, 100_000, 1_000_000])?;
+            let sizes = arguments.numbers("sizes", &[10_000, 100_000, 1_000_000, 5_000_000])?;
             let value_bytes = arguments.number("value-bytes", 256)?;
             let directory = PathBuf::from(arguments.text("dir", "target/bench"));
             arguments.finish()?;
@@ -90,6 +94,14 @@ async fn run() -> anyhow::Result<()> {
             let directory = PathBuf::from(arguments.text("dir", "target/bench"));
             arguments.finish()?;
             sweep::compare(&servers, &rates, seconds, &directory).await
+        }
+        "soak" => {
+            let servers = arguments.all("server");
+            let minutes = arguments.number("minutes", 30)?;
+            let share = arguments.number("share", 0.8)?;
+            let directory = PathBuf::from(arguments.text("dir", "target/bench"));
+            arguments.finish()?;
+            soak::run(&servers, minutes, share, &directory).await
         }
         // For the calibration of a comparison.
         "nothing" => calibration::serve_nothing(arguments.number("port", 0)?).await,
@@ -108,6 +120,7 @@ async fn put_load_on(mut arguments: Arguments) -> anyhow::Result<()> {
         "stm" => Work::Stm,
         "keepalive" => Work::KeepAlive,
         "node-leases" => Work::NodeLeases,
+        "mixed" => Work::Mixed,
         other => anyhow::bail!("there is no --work {other:?}"),
     };
     let rate: f64 = arguments.number("rate", 0.0)?;

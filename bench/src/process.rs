@@ -85,6 +85,22 @@ impl Server {
         Ok(started.elapsed())
     }
 
+    /// Stops it in order, starts it again, and returns how long it took from the signal until it answered.
+    pub async fn stop_and_start(&mut self) -> anyhow::Result<Duration> {
+        let pid = self.child.id().context("the member has ended")?;
+        let stopped = Instant::now();
+        // The standard library has no other signal than SIGKILL.
+        let asked = Command::new("kill")
+            .args(["-TERM", &pid.to_string()])
+            .status()
+            .await?;
+        anyhow::ensure!(asked.success(), "kill -TERM {pid} ended with {asked}");
+        self.child.wait().await?;
+        self.child = self.spawn()?;
+        self.wait().await?;
+        Ok(stopped.elapsed())
+    }
+
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         self.memory("VmRSS:")
@@ -185,6 +201,22 @@ pub fn disk_written(directory: &Path) -> anyhow::Result<Option<u64>> {
     Ok(Some(sectors.parse::<u64>()? * SECTOR_BYTES))
 }
 
+/// Blocks taken by all files below a directory, in bytes. A file that goes meanwhile counts for nothing.
+fn bytes_below(directory: &Path) -> anyhow::Result<u64> {
+    const BLOCK_BYTES: u64 = 512;
+    let mut sum = 0;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => sum += bytes_below(&entry.path())?,
+            Ok(metadata) => sum += metadata.blocks() * BLOCK_BYTES,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(sum)
+}
+
 fn cpu_of(stat: &str, fields: usize) -> anyhow::Result<Duration> {
     let wanted = fields;
     // The second field is the program's name in parentheses.
@@ -255,6 +287,15 @@ impl Cluster {
             std::fs::write(format!("/proc/{pid}/clear_refs"), PEAK)?;
         }
         Ok(())
+    }
+
+    /// What the files of all members take of the disk, in bytes.
+    pub fn file_bytes(&self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for member in &self.members {
+            sum += bytes_below(&member.data)?;
+        }
+        Ok(sum)
     }
 
     /// What all members have used together; of memory, what the one with the most had.

@@ -27,6 +27,8 @@ pub struct Figures {
     pub peak_resident_mib: u64,
     /// How much of that came during this row.
     pub grown_mib: u64,
+    /// What the files of all members took afterwards; not known where a member was killed.
+    pub files_mib: u64,
     /// Requests that failed.
     pub errors: u64,
 }
@@ -143,7 +145,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "| load | rate | CPU | p50 | p99 | p99.9 | A: rate, p50/p99/p99.9 us, CPU us | B | generator CPU us | disk B \
-             | peak MiB | grown MiB | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+             | peak MiB | grown MiB | files MiB | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for row in &self.rows {
             self.write_row(f, row)?;
@@ -177,7 +179,7 @@ impl Report {
         let both = |of: fn(&Figures) -> f64| format!("{:.0} / {:.0}", median(0, of), median(1, of));
         writeln!(
             f,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.name,
             ratio(|figures| figures.rate),
             ratio(|figures| figures.cpu_us),
@@ -190,6 +192,7 @@ impl Report {
             both(|figures| figures.disk_bytes.unwrap_or(f64::NAN)),
             both(|figures| figures.peak_resident_mib as f64),
             both(|figures| figures.grown_mib as f64),
+            both(|figures| figures.files_mib as f64),
             both(|figures| figures.errors as f64),
         )
     }
@@ -210,6 +213,7 @@ mod tests {
             disk_bytes: None,
             peak_resident_mib: 50,
             grown_mib: 5,
+            files_mib: 100,
             errors: 0,
         }
     }
