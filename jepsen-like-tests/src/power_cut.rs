@@ -131,7 +131,6 @@ impl Rig {
         let load = Load::start(&endpoints, writers)?;
         tokio::time::sleep(random.random_range(LOAD_BEFORE_CUT.0..LOAD_BEFORE_CUT.1)).await;
         let cut = victims(self.servers.len(), random);
-        load.goes_dark();
         self.cut(&cut)?;
         let (acknowledged, unknown) = load.stop(writers).await;
         self.power_on(&cut)?;
@@ -160,8 +159,12 @@ impl Rig {
         })
     }
 
-    /// All file systems first: the members of one rack go dark together.
+    /// The members of one rack go dark together: first nobody acts any more, then nothing is written any more. A member that
+    /// ran on for a moment would answer for syncs of a file system that is gone, which no member without power does.
     fn cut(&mut self, members: &[usize]) -> anyhow::Result<()> {
+        for &member in members {
+            self.servers[member].freeze()?;
+        }
         for &member in members {
             self.images[member].cut()?;
         }

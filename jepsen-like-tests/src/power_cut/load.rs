@@ -51,15 +51,9 @@ impl Load {
         })
     }
 
-    /// To be called before the power is cut: an answer that comes from now on counts for nothing. The processes live a
-    /// moment longer than their disks, which those that lose their power do not.
-    pub(super) fn goes_dark(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-    }
-
     /// Waits for the calls under way, and says how many were acknowledged and how many are unknown.
     pub(super) async fn stop(mut self, writers: &mut Writers) -> (u64, u64) {
-        self.goes_dark();
+        self.stop.store(true, Ordering::Relaxed);
         let mut back = Vec::new();
         while let Some(writer) = self.writing.join_next().await {
             back.push(writer.expect("writers do not panic and are not aborted"));
@@ -69,11 +63,10 @@ impl Load {
 }
 
 async fn write(mut writer: Writer, mut client: KvClient<Channel>, stop: Arc<AtomicBool>) -> Writer {
-    while !stop.load(Ordering::SeqCst) {
+    while !stop.load(Ordering::Relaxed) {
         let write = writer.next();
         let answer = tokio::time::timeout(CALL_TIMEOUT, call(&mut client, &write)).await;
         match answer {
-            Ok(Ok(_)) if stop.load(Ordering::SeqCst) => {}
             Ok(Ok(revision)) => writer.acknowledged(revision),
             Ok(Err(_)) | Err(_) => tokio::time::sleep(PAUSE_AFTER_FAILURE).await,
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use kelson_proto::etcdserverpb::RangeRequest;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use tokio::time::Instant;
@@ -90,6 +90,17 @@ impl Server {
             .spawn()
             .with_context(|| format!("cannot start {}", self.binary.display()))?;
         self.child = Some(child);
+        Ok(())
+    }
+
+    /// SIGSTOP: it does nothing any more from now on. A call to the kernel that is under way goes on, and whoever made it
+    /// never learns how it ended.
+    pub(super) fn freeze(&self) -> anyhow::Result<()> {
+        let child = self.child.as_ref().context("the member runs")?;
+        let pid = libc::pid_t::try_from(child.id())?;
+        // SAFETY: a plain system call on a child that has not been waited for.
+        let result = unsafe { libc::kill(pid, libc::SIGSTOP) };
+        ensure!(result == 0, "SIGSTOP: {}", std::io::Error::last_os_error());
         Ok(())
     }
 
