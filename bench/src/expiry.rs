@@ -39,7 +39,8 @@ impl fmt::Display for Expiry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} leases with a key each that end at the same second; latency is from a lease's end to its key's deletion event",
+            "{} leases with a key each that end at the same second; latency is from a lease's end to its key's deletion \
+             event, CPU is that of granting, too",
             self.leases
         )
     }

@@ -83,9 +83,9 @@ async fn grow(server: &mut Server, size: u64, value_bytes: usize) -> anyhow::Res
     eprintln!("filled to {size} keys: {filled}");
     let channel = server.connect().await?;
     let then = revision(&channel).await?;
-    load::fill(&[server.connect().await?], PAST.min(size), value_bytes).await?;
-    for _ in 1..PAST / size.min(PAST) {
-        load::fill(&[server.connect().await?], size, value_bytes).await?;
+    let overwritten = size.min(PAST);
+    for _ in 0..PAST / overwritten {
+        load::fill(&[server.connect().await?], overwritten, value_bytes).await?;
     }
     let limited = RangeRequest {
         limit: 1,
@@ -113,7 +113,6 @@ async fn grow(server: &mut Server, size: u64, value_bytes: usize) -> anyhow::Res
         length: Length::Requests(READS as u64),
     };
     let puts = load::run(&[channel], &puts).await?;
-    let resident_bytes = server.resident_bytes()?;
     let restarts = [server.stop_and_start().await?, server.restart().await?];
     Ok(Point {
         keys: size,
@@ -121,7 +120,7 @@ async fn grow(server: &mut Server, size: u64, value_bytes: usize) -> anyhow::Res
         counted: counted.quantile(0.5),
         past: past.quantile(0.5),
         put: puts.quantile(0.99),
-        resident_bytes,
+        resident_bytes: server.resident_bytes()?,
         restarts,
     })
 }

@@ -82,11 +82,20 @@ async fn soak(name: &str, cluster: &Cluster, time: Duration, share: f64) -> anyh
     let mut slices = Vec::new();
     while begun.elapsed() < time {
         let since = begun.elapsed();
-        if compacted.elapsed() >= COMPACTION_INTERVAL {
+        let is_due = compacted.elapsed() >= COMPACTION_INTERVAL;
+        if is_due {
             compacted = Instant::now();
-            scenes::compact_everything(&channels[0]).await?;
         }
-        let summary = load::run(&channels, &paced).await?;
+        // Beside the load: a pause that only compaction sees would not be in the picture.
+        let compact = async {
+            match is_due {
+                true => scenes::compact_everything(&channels[0]).await,
+                false => Ok(()),
+            }
+        };
+        let (summary, compaction) = tokio::join!(load::run(&channels, &paced), compact);
+        compaction?;
+        let summary = summary?;
         let slice = Slice {
             since,
             rate: summary.rate(),

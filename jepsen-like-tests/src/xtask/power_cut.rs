@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask power-cut [--seed N] [--lone N] [--three
   --ledger   add a line to jepsen-like-tests/ledger.csv";
 
 /// Cuts within which the control must have lost a write. Measured: etcd 3.5.1 alone loses some in about one of four, once
-/// nobody can act between the cut and the end, so that forty without a loss are one case in a hundred thousand.
+/// nobody can act between the cut and the end, so that forty without a loss are about one case in 30,000.
 const CONTROL_CUTS: u32 = 40;
 
 struct Flags {
