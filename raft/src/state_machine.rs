@@ -356,7 +356,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
         }
         self.publish();
-        Ok(())
+        // Few entries at a time can be much, too.
+        self.wait_for_the_database().await
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {

@@ -233,6 +233,35 @@ async fn a_founder_that_dies_joins_the_others_when_it_is_back() {
     }
 }
 
+/// While a write to the database takes its time, more comes than memory may hold (128 MiB): apply waits for it, and
+/// everything is there in the end.
+#[tokio::test]
+async fn apply_waits_for_a_database_that_does_not_keep_up() {
+    const MARK: &str = "apply_waited_for_database";
+    const PUTS_MAX: usize = 1000;
+    let cluster = Members::start(&kelson(), &[]).await;
+    let each_commit = async |action: &'static str| {
+        for member in 0..MEMBERS {
+            let address = cluster.fail_points(member);
+            assert_eq!(ask(address, "PUT", "backendBeforeCommit", action).await.0, 204);
+        }
+    };
+    each_commit("sleep(12000)").await;
+    let client = cluster.client(0);
+    let value = "x".repeat(1_500_000);
+    let (mut puts, mut revision) = (0, 0);
+    while !cluster.has_reached(MARK) {
+        assert!(puts < PUTS_MAX, "{PUTS_MAX} puts, and apply never waited");
+        revision = client.put(&format!("x/{puts}"), &value).await;
+        puts += 1;
+    }
+    each_commit("off").await;
+    cluster.assert_equal_hashes(revision).await;
+    for n in 0..puts {
+        assert!(client.get(&format!("x/{n}")).await.is_some(), "x/{n}");
+    }
+}
+
 #[test]
 fn every_point_is_died_at() {
     let mut died: Vec<&str> = WHILE_SERVING.iter().map(|(point, ..)| *point).collect();

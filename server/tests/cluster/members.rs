@@ -177,9 +177,16 @@ impl Members {
             }
         }
         command
+            .env("KELSON_REACHED", member.marks())
             .env("GOFAIL_HTTP", &member.fail_points)
             .env("GOFAIL_FAILPOINTS", fail_points);
         member.child = Some(command.spawn().expect("the binary can be started"));
+    }
+
+    /// Whether a member has reached this mark of `kelson_storage::reached`.
+    pub fn has_reached(&self, mark: &str) -> bool {
+        let marks = std::fs::read_to_string(self.members[0].marks()).unwrap_or_default();
+        marks.lines().any(|line| line == mark)
     }
 
     /// SIGKILL, also to a member that is stopped.
@@ -363,6 +370,11 @@ fn on_loopback() -> Vec<Place> {
 }
 
 impl Member {
+    /// Where members write down which marks they reach: all of a cluster into one file, or where the caller collects them.
+    fn marks(&self) -> PathBuf {
+        std::env::var_os("KELSON_REACHED").map_or_else(|| self.log.with_file_name("marks"), PathBuf::from)
+    }
+
     fn command(&self) -> Command {
         let Some(namespace) = &self.namespace else {
             return Command::new(&self.binary);
