@@ -10,7 +10,7 @@ use super::*;
 
 const SEGMENT_BYTES: u64 = 1024 * 1024;
 
-fn open(directory: &std::path::Path, fresh: bool) -> (Wal, Recovered) {
+pub(super) fn open(directory: &std::path::Path, fresh: bool) -> (Wal, Recovered) {
     let options = WalOptions {
         directory: directory.to_owned(),
         cluster_id: 1,
@@ -20,11 +20,11 @@ fn open(directory: &std::path::Path, fresh: bool) -> (Wal, Recovered) {
     Wal::open(Arc::new(RealDisk::without_sync()), options, fresh).unwrap()
 }
 
-fn at(term: u64, index: u64) -> LogId {
+pub(super) fn at(term: u64, index: u64) -> LogId {
     log_id(LogPosition { term, index })
 }
 
-fn blank(log_id: LogId) -> Entry {
+pub(super) fn blank(log_id: LogId) -> Entry {
     let payload = EntryPayload::Blank;
     Entry { log_id, payload }
 }
@@ -43,7 +43,7 @@ async fn idle_log(directory: &std::path::Path, entries: impl Iterator<Item = Log
     LogStorage::over(&wal, &recovered, Executor::default().bell()).unwrap()
 }
 
-async fn ids(log: &mut LogStorage, from: u64, to: u64) -> Vec<LogId> {
+pub(super) async fn ids(log: &mut LogStorage, from: u64, to: u64) -> Vec<LogId> {
     let limited = log.limited_get_log_entries(from, to).await.unwrap();
     let whole = log.try_get_log_entries(from..to).await.unwrap();
     let ids = |entries: Vec<Entry>| entries.iter().map(RaftEntry::log_id).collect::<Vec<_>>();

@@ -196,3 +196,6 @@ impl GroupOutcome {
         self.waiting.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -274,3 +274,30 @@ impl Bite {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{Fixture, put};
+    use super::*;
+
+    /// A member installs snapshots on the thread that writes checkpoints, so that this cannot happen there; whoever moves
+    /// one of them must not find a position of the old state taken for durable in the new one.
+    #[test]
+    fn what_was_captured_of_a_replaced_state_says_nothing_of_the_new_one() {
+        let mut ahead = Fixture::new();
+        for command in [put("a", "1"), put("a", "2"), put("b", "3")] {
+            ahead.run(command).unwrap();
+        }
+        let mut behind = Fixture::new();
+        behind.run(put("a", "1")).unwrap();
+        let captured = behind.checkpointer.capture();
+        behind.replace_by(&mut ahead);
+        let unwritten = behind.store.reader().unwritten_bytes();
+        assert!(!behind.checkpointer.settle(&captured, Bite::default(), true));
+        assert_eq!(behind.store.reader().unwritten_bytes(), unwritten);
+        behind.run(put("c", "4")).unwrap();
+        let step = behind.checkpointer.step(true).unwrap();
+        assert_eq!(step.durable, behind.store.applied());
+        assert_eq!(behind.store.reader().tables().meta().unwrap().revision, 5);
+    }
+}

@@ -12,10 +12,10 @@ use crate::revision::Revision;
 use crate::testing::FaultyDisk;
 
 /// A store over a scratch directory, and what it told.
-struct Fixture {
+pub(super) struct Fixture {
     directory: tempfile::TempDir,
-    store: Store,
-    checkpointer: Checkpointer,
+    pub(super) store: Store,
+    pub(super) checkpointer: Checkpointer,
     seq: u64,
 }
 
@@ -46,7 +46,7 @@ fn open(directory: &Path) -> Store {
     Store::open(Arc::new(RealDisk::default()), options).unwrap()
 }
 
-fn put(key: &'static str, value: &'static str) -> Command {
+pub(super) fn put(key: &'static str, value: &'static str) -> Command {
     Command::Put(Put {
         key: key.into(),
         value: value.into(),
@@ -63,7 +63,7 @@ fn all() -> Range {
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path());
         let checkpointer = store.checkpointer();
@@ -118,10 +118,31 @@ impl Fixture {
         told
     }
 
-    fn run(&mut self, command: Command) -> Result<Applied, Rejected> {
+    pub(super) fn run(&mut self, command: Command) -> Result<Applied, Rejected> {
         let proposal = self.propose(command);
         let mut told = self.apply(&[proposal]);
         told.outcomes.pop().unwrap().1.result
+    }
+
+    /// Installs a snapshot of another store.
+    pub(super) fn replace_by(&mut self, ahead: &mut Self) {
+        ahead.checkpointer.step(true).unwrap();
+        let mut image = crate::tables::WriteBatch {
+            meta: ahead.store.reader().tables().meta().unwrap(),
+            leases_put: ahead.store.reader().tables().leases().unwrap(),
+            ..crate::tables::WriteBatch::default()
+        };
+        let mut keep = |revision, row| {
+            image.rows.push((revision, Arc::new(row)));
+            Ok(())
+        };
+        ahead.store.reader().tables().scan(&mut keep).unwrap();
+        let received = self.directory.path().join("received");
+        let tables = Tables::open(Arc::new(RealDisk::default()), &received).unwrap();
+        tables.write(&image, true).unwrap();
+        self.store.replace(tables).unwrap();
+        // The session and what it has sent come with the state.
+        self.seq = ahead.seq;
     }
 
     fn values(&self, range: &Range) -> Vec<(String, String)> {
@@ -340,25 +361,10 @@ fn snapshot_of_a_later_state_shows_through_the_handles_of_before() {
     for command in [put("a", "1"), put("a", "2"), put("b", "3"), lease] {
         ahead.run(command).unwrap();
     }
-    ahead.checkpointer.step(true).unwrap();
-    let mut image = crate::tables::WriteBatch {
-        meta: ahead.store.reader().tables().meta().unwrap(),
-        leases_put: ahead.store.reader().tables().leases().unwrap(),
-        ..crate::tables::WriteBatch::default()
-    };
-    let mut keep = |revision, row| {
-        image.rows.push((revision, Arc::new(row)));
-        Ok(())
-    };
-    ahead.store.reader().tables().scan(&mut keep).unwrap();
-
     let mut behind = Fixture::new();
     behind.run(put("a", "1")).unwrap();
     let (reader, view) = (behind.store.reader(), behind.store.reader().view());
-    let received = behind.directory.path().join("received");
-    let tables = Tables::open(Arc::new(RealDisk::default()), &received).unwrap();
-    tables.write(&image, true).unwrap();
-    behind.store.replace(tables).unwrap();
+    behind.replace_by(&mut ahead);
 
     assert_eq!(reader.rolling_hash(), ahead.store.reader().rolling_hash());
     assert_eq!((reader.revision(), reader.leases()), (4, vec![(5, 60)]));
