@@ -44,6 +44,7 @@ pub enum Step {
 const KEYS: [&[u8]; 6] = [b"a", b"a\0", b"a\xff", b"ab", b"b", b"\xff"];
 /// None, and three ids.
 const LEASES: [i64; 6] = [0, 0, 0, 1, -7, i64::MAX];
+const LEASE_NEVER_GRANTED: i64 = 99;
 
 fn key() -> impl Strategy<Value = Bytes> {
     select(&KEYS[..]).prop_map(Bytes::from_static)
@@ -203,6 +204,44 @@ fn txn() -> impl Strategy<Value = Txn> {
     })
 }
 
+/// A transaction whose first write could be done, and whose last operation is refused: nothing of it may stay. Chance
+/// alone makes too few of them to tell a store that keeps the first write.
+fn refused_txn() -> impl Strategy<Value = Txn> {
+    (0..KEYS.len(), 1..KEYS.len(), value(), 0..3).prop_map(|(first, step, value, cause)| {
+        let first_key = Bytes::from_static(KEYS[first]);
+        let key = Bytes::from_static(KEYS[(first + step) % KEYS.len()]);
+        let refused = match cause {
+            0 => TxnOp::Put(Put {
+                key,
+                lease: LEASE_NEVER_GRANTED,
+                ..Put::default()
+            }),
+            // Refused unless the key exists.
+            1 => TxnOp::Put(Put {
+                key,
+                ignore_value: true,
+                ..Put::default()
+            }),
+            // Of the future: see [`resolve_revision`].
+            _ => TxnOp::Range(Range {
+                key,
+                revision: 10,
+                ..Range::default()
+            }),
+        };
+        let first = Put {
+            key: first_key,
+            value,
+            ..Put::default()
+        };
+        Txn {
+            compares: Vec::new(),
+            success: vec![TxnOp::Put(first), refused],
+            failure: Vec::new(),
+        }
+    })
+}
+
 fn read_txn() -> impl Strategy<Value = Txn> {
     let reads = || vec(range().prop_map(TxnOp::Range), 0..3);
     (vec(compare(), 0..3), reads(), reads()).prop_map(|(compares, success, failure)| Txn {
@@ -231,6 +270,7 @@ fn command() -> impl Strategy<Value = Command> {
         20 => put().prop_map(Command::Put),
         8 => delete().prop_map(Command::DeleteRange),
         20 => txn().prop_map(Command::Txn),
+        2 => refused_txn().prop_map(Command::Txn),
         7 => revision().prop_map(|revision| Command::Compact { revision }),
         5 => (lease(), select(vec![2, 60, 9_000_000_000, 9_000_000_001])).prop_map(|(id, ttl)| Command::LeaseGrant {
             id,
