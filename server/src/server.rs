@@ -33,7 +33,7 @@ use crate::http::{Endpoints, Surface};
 use crate::lease::LeaseKeeper;
 use crate::logging::FATAL;
 use crate::services::front::Front;
-use crate::services::{Limits, ServiceContext};
+use crate::services::{Limits, ServiceContext, quota};
 use crate::signals::Signals;
 use crate::tls::{Policy, Rejections};
 use crate::version::{KELSON_VERSION, SERVER_VERSION};
@@ -173,9 +173,14 @@ impl Server {
             server.end().await;
             return Ok(None);
         }
+        let context = Arc::new(context);
+        let watching = quota::watch(context.clone());
+        server
+            .service_tasks
+            .spawn(server.stop.drain.clone().run_until_cancelled_owned(watching));
         server.open(
             site,
-            Front::new(Arc::new(context)),
+            Front::new(context),
             listeners.client,
             listeners.client_http,
             endpoints,

@@ -1,6 +1,7 @@
 //! [`ServiceContext`]: everything a handler may use.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kelson_proto::etcdserverpb::ResponseHeader;
@@ -62,6 +63,8 @@ pub struct ServiceContext {
     pub tasks: TaskTracker,
     /// Reads that found this member's data damaged are reported here: the process must stop.
     pub faults: mpsc::UnboundedSender<Fault>,
+    /// This member's quota refused something since its NOSPACE alarm was last seen cleared.
+    pub(super) quota_used_up: AtomicBool,
     lease_ids: Mutex<StdRng>,
     long_reads: Arc<Semaphore>,
 }
@@ -84,6 +87,7 @@ impl ServiceContext {
             grpc: Arc::default(),
             tasks: TaskTracker::new(),
             faults,
+            quota_used_up: AtomicBool::new(false),
             lease_ids: Mutex::new(StdRng::seed_from_u64(seed)),
             long_reads: Arc::new(Semaphore::new(LONG_READS_MAX)),
         };

@@ -15,7 +15,7 @@ pub mod kv;
 pub mod lease;
 pub mod lock;
 pub mod maintenance;
-mod quota;
+pub mod quota;
 mod turn;
 pub mod watch;
 

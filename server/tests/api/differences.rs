@@ -23,6 +23,8 @@ pub enum Difference {
     /// A put that crosses the quota while it is applied. etcd stores it and answers with an error; Kelson
     /// answers with the error and stores nothing.
     PutOverQuotaIsNotStored,
+    /// An alarm of the quota goes by itself once there is room; etcd's stays until it is disarmed.
+    RoomClearsTheAlarm,
     /// What bad input may cost: Kelson's bound on memory, and what it logs of it, are promises of its own.
     BoundedMemory,
     /// The port and the protocol of members among themselves.

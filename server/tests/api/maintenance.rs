@@ -401,3 +401,38 @@ async fn crossing_the_quota_raises_an_alarm_that_only_a_client_clears() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn room_below_the_quota_clears_its_alarm() {
+    if !Difference::RoomClearsTheAlarm.applies() {
+        return;
+    }
+    const QUOTA: usize = 4 << 20;
+    let cluster = Cluster::fresh(3, &[&format!("--quota-backend-bytes={QUOTA}")]).await;
+    let client = cluster.client(0);
+    let large = "v".repeat(256 << 10);
+    let mut puts = 0;
+    // One key: what fills the database is history.
+    while client.put_request(put("k", &large)).await.is_ok() {
+        puts += 1;
+        assert!(puts * large.len() < 4 * QUOTA, "the quota does not hold");
+    }
+    let id = own_id(&client).await;
+    let alarms = async || {
+        let listed = alarm(&client, AlarmAction::Get, 0, AlarmType::None).await;
+        listed.expect("get succeeds")
+    };
+    let raised: Vec<u64> = alarms().await.iter().map(|alarm| alarm.member_id).collect();
+    assert_eq!(raised, [id], "only the member that refused raises it");
+    let revision = client.revision().await;
+    client.compact(revision).await.expect("compaction succeeds");
+    eventually("the alarm to go", || async {
+        alarms().await.is_empty().then_some(())
+    })
+    .await;
+    client
+        .put_request(put("small", ""))
+        .await
+        .expect("there is room again");
+    assert!(client.get("k").await.is_some());
+}
