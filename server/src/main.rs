@@ -8,6 +8,11 @@ use kelson_server::logging::{self, FATAL};
 use kelson_server::offline;
 use kelson_server::server;
 
+/// What a put leaves is allocated by the thread that applies it and freed by the one that writes the database: the C
+/// library's allocator has them wait for each other.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Exit code of a command line that cannot be read. Source: Go's `flag` package.
 const EXIT_SYNTAX: u8 = 2;
 
