@@ -2,6 +2,7 @@
 #![cfg_attr(not(test), allow(dead_code, reason = "the hub's own tests use the rest"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "it is a test")]
 
+pub mod fan_out;
 pub(crate) mod steps;
 pub(crate) mod world;
 
