@@ -279,10 +279,18 @@ pub async fn compare(plan: &Plan) -> anyhow::Result<()> {
     let mut rows = rows(plan);
     rows.retain(|row| plan.rows.is_empty() || plan.rows.iter().any(|wanted| row.name.starts_with(wanted)));
     anyhow::ensure!(!rows.is_empty(), "no row is named {}", plan.rows.join(" or "));
-    let mut reports: Vec<RowReport> = rows
-        .iter()
-        .map(|row| RowReport::new(row.name, &describe(row)))
-        .collect();
+    let mut report = Report {
+        a: name_of(&plan.a)?,
+        b: name_of(&plan.b)?,
+        pairs: plan.pairs,
+        seconds: plan.seconds,
+        calibration,
+        rows: rows
+            .iter()
+            .map(|row| RowReport::new(row.name, &describe(row)))
+            .collect(),
+        failures: Vec::new(),
+    };
     let started = Instant::now();
     for pair in 0..plan.pairs {
         // B first in the first pair, because its rate is needed; then in turns.
@@ -300,39 +308,65 @@ pub async fn compare(plan: &Plan) -> anyhow::Result<()> {
                 if row.is_heavy() && pair >= plan.heavy_pairs {
                     continue;
                 }
-                let Some(rate) = rate_of(row, &reports) else {
+                let Some(rate) = rate_of(row, &report.rows) else {
                     println!(
                         "  {}: left out, the row that it takes its rate from is not measured",
                         row.name
                     );
                     continue;
                 };
-                let figures = measure(&mut cluster, row, rate, plan).await?;
-                println!("  {}: {figures}", row.name);
-                reports[place].add(pair, side, figures);
+                match measure(&mut cluster, row, rate, plan).await {
+                    Ok(figures) => {
+                        println!("  {}: {figures}", row.name);
+                        report.rows[place].add(pair, side, figures);
+                    }
+                    Err(error) => {
+                        let failure = format!(
+                            "pair {}, {}, {}: {error:#}",
+                            pair + 1,
+                            [&report.a, &report.b][side],
+                            row.name
+                        );
+                        eprintln!("{failure}");
+                        report.failures.push(failure);
+                        // Whatever it did to its cluster, the next row shall not meet.
+                        drop(cluster);
+                        cluster = Cluster::start(binary, MEMBERS, &plan.directory).await?;
+                    }
+                }
             }
         }
+        // What has been measured by now is worth something if the rest never comes.
+        save(&plan.directory, &report)?;
     }
-    let report = Report {
-        a: plan.a.clone(),
-        b: plan.b.clone(),
-        pairs: plan.pairs,
-        seconds: plan.seconds,
-        calibration,
-        rows: reports,
-    };
-    save(&plan.directory, &report)
+    println!("\n{report}");
+    println!("report.md and report.json are in {}", plan.directory.display());
+    anyhow::ensure!(
+        report.failures.is_empty(),
+        "{} rows failed",
+        report.failures.len()
+    );
+    Ok(())
+}
+
+/// The binary's name and what it says its version is.
+fn name_of(binary: &str) -> anyhow::Result<String> {
+    let said = std::process::Command::new(binary)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("{binary} --version"))?;
+    let name = Path::new(binary).file_name().unwrap_or_default().display();
+    let said = String::from_utf8_lossy(&said.stdout);
+    let version: Vec<&str> = said.lines().take(2).collect();
+    Ok(format!("{name}, {}", version.join(", ")))
 }
 
 fn save(directory: &Path, report: &Report) -> anyhow::Result<()> {
-    let markdown = report.to_string();
-    println!("\n{markdown}");
-    std::fs::write(directory.join("report.md"), markdown)?;
+    std::fs::write(directory.join("report.md"), report.to_string())?;
     std::fs::write(
         directory.join("report.json"),
         serde_json::to_string_pretty(report)?,
     )?;
-    println!("report.md and report.json are in {}", directory.display());
     Ok(())
 }
 

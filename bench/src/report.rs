@@ -57,7 +57,7 @@ pub struct RowReport {
 /// The whole comparison.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The server that is judged.
+    /// The server that is judged: name and version.
     pub a: String,
     /// The one it is held against.
     pub b: String,
@@ -69,6 +69,8 @@ pub struct Report {
     pub calibration: Calibration,
     /// Load by load.
     pub rows: Vec<RowReport>,
+    /// Runs of rows that failed, and why.
+    pub failures: Vec<String>,
 }
 
 impl RowReport {
@@ -153,6 +155,9 @@ impl fmt::Display for Report {
         writeln!(f)?;
         for row in &self.rows {
             writeln!(f, "* {}: {}", row.name, row.load)?;
+        }
+        for failure in &self.failures {
+            writeln!(f, "* FAILED: {failure}")?;
         }
         Ok(())
     }
