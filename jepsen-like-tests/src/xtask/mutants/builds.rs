@@ -7,17 +7,14 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-/// The crates whose tests hunt.
-const PACKAGES: [&str; 3] = ["kelson-storage", "kelson-raft", "kelson-server"];
-/// The simulation, which hunts with whole members.
-const SIMULATION: &str = "kelson-jepsen";
 /// Switches the bugs of all of them on.
 const FEATURE: &str = "kelson-server/mutants";
 
 /// What to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The tests of parts. They share the ordinary build's directory, so only our own crates are compiled.
+    /// The tests of parts. They share the ordinary build's directory and, as they are asked for with the whole workspace,
+    /// the features of its dependencies: only our own crates are compiled.
     Parts,
     /// All tests and the daemon, in a directory of their own: a daemon with planted bugs must never stand where somebody
     /// expects an ordinary one.
@@ -29,15 +26,10 @@ pub fn test_binaries(scope: Scope) -> anyhow::Result<BTreeMap<String, PathBuf>> 
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut command = Command::new(cargo);
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
-    for package in PACKAGES {
-        command.args(["--package", package]);
-    }
-    command.args(["--features", FEATURE]);
+    command.args(["--workspace", "--features", FEATURE]);
     match scope {
         Scope::Parts => command.args(["--lib", "--test", "model", "--test", "crash"]),
-        Scope::Everything => command
-            .args(["--package", SIMULATION, "--target-dir"])
-            .arg(own_directory()?),
+        Scope::Everything => command.arg("--target-dir").arg(own_directory()?),
     };
     let output = command
         .stderr(Stdio::inherit())
