@@ -89,8 +89,7 @@ impl Flags {
 /// Builds the server and the generator as releases are built; returns the directory of the executables.
 fn build() -> anyhow::Result<PathBuf> {
     println!("building the server and the generator ...");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
+    let mut build = crate::cargo::command();
     build.args(["build", "--release", "--locked"]);
     succeed(build.args([
         "-p",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -23,8 +23,7 @@ pub enum Scope {
 
 /// Builds the tests; test executables by the name of their cargo target.
 pub fn test_binaries(scope: Scope) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let mut command = Command::new(cargo);
+    let mut command = crate::cargo::command();
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
     command.args(["--workspace", "--features", FEATURE]);
     match scope {
