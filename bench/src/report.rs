@@ -140,9 +140,12 @@ impl fmt::Display for Report {
         writeln!(f, "A: `{}`; B: `{}`", self.a, self.b)?;
         writeln!(
             f,
-            "\n{} pairs in turns, three members each with equal flags, {} s for each load; ratios are A to B: median \
+            "\n{} of {} pairs in turns, three members each with equal flags, {} s for each load; ratios are A to B: median \
              (least-most) of the pairs; rates, latencies and CPU are medians; CPU is of all members for each request.\n\n{}\n",
-            self.pairs, self.seconds, self.calibration
+            self.measured_pairs(),
+            self.pairs,
+            self.seconds,
+            self.calibration
         )?;
         writeln!(
             f,
@@ -164,6 +167,11 @@ impl fmt::Display for Report {
 }
 
 impl Report {
+    /// Pairs that the row with most of them has.
+    fn measured_pairs(&self) -> usize {
+        self.rows.iter().map(|row| row.pairs.len()).max().unwrap_or(0)
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "microseconds and counts of one run")]
     fn write_row(&self, f: &mut fmt::Formatter<'_>, row: &RowReport) -> fmt::Result {
         let ratio = |of: fn(&Figures) -> f64| {
