@@ -2,6 +2,7 @@
 //!
 //! Nothing here is linked into the server. `cargo xtask` (see `src/xtask`) is the command line of it.
 
+pub mod cargo;
 pub mod check;
 pub mod fuzz;
 pub mod history;

@@ -89,7 +89,7 @@ impl Flags {
 /// Builds the server and the generator as releases are built; returns the directory of the executables.
 fn build() -> anyhow::Result<PathBuf> {
     println!("building the server and the generator ...");
-    let mut build = crate::cargo::command();
+    let mut build = kelson_jepsen::cargo::command();
     build.args(["build", "--release", "--locked"]);
     succeed(build.args([
         "-p",

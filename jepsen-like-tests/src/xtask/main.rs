@@ -2,7 +2,6 @@
 //! its progress, and how to run the same again.
 
 mod bench_compare;
-mod cargo;
 mod cluster;
 mod fuzz;
 mod ledger;

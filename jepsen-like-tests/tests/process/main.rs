@@ -84,21 +84,15 @@ fn demand(plans: &[Plan]) -> Demand {
     demand
 }
 
-/// The server, built as this test was.
+/// The server, built as this test was: with the features that dependencies have in tests of the whole workspace, or all of
+/// them would be compiled a second time. A test of the server brings its binary.
 fn binary() -> Result<PathBuf> {
     if let Some(binary) = std::env::var_os("KELSON_BIN") {
         return Ok(binary.into());
     }
-    let mut build = Command::new(env!("CARGO"));
-    build.args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "kelson-server",
-        "--bin",
-        "kelson",
-    ]);
+    let mut build = kelson_jepsen::cargo::command();
+    build.args(["test", "--quiet", "--locked", "--workspace"]);
+    build.args(["--test", "daemon", "--no-run"]);
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }

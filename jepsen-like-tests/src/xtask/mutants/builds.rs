@@ -23,7 +23,7 @@ pub enum Scope {
 
 /// Builds the tests; test executables by the name of their cargo target.
 pub fn test_binaries(scope: Scope) -> anyhow::Result<BTreeMap<String, PathBuf>> {
-    let mut command = crate::cargo::command();
+    let mut command = kelson_jepsen::cargo::command();
     command.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
     command.args(["--workspace", "--features", FEATURE]);
     match scope {
