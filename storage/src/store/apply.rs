@@ -266,6 +266,10 @@ impl State {
             kv: kv.clone(),
         };
         self.overlay.push(meta.modified, Arc::new(row));
+        if self.events.is_empty() {
+            // Most requests change one key, and the ring keeps this for long: no room for three more.
+            self.events.reserve_exact(1);
+        }
         self.events.push(Event {
             kind: if meta.live {
                 EventKind::Put
