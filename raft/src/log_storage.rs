@@ -70,8 +70,8 @@ enum Work {
     Append(Vec<WalEntry>, IOFlushed<TypeConfig>),
     Vote(Bytes, oneshot::Sender<()>),
     Incarnation(u64, oneshot::Sender<()>),
-    /// Synced only if somebody waits for it.
-    Committed(LogPosition, Option<oneshot::Sender<()>>),
+    /// A committed position that somebody waits for.
+    Committed(LogPosition, oneshot::Sender<()>),
     Truncate(Option<LogPosition>),
     /// Synced only if somebody waits for it.
     Purge(LogPosition, Option<oneshot::Sender<()>>),
@@ -79,13 +79,22 @@ enum Work {
 }
 
 struct Queue {
-    work: Mutex<VecDeque<Work>>,
+    waiting: Mutex<Waiting>,
     ready: Bell,
+}
+
+/// What the thread has not taken yet.
+#[derive(Default)]
+struct Waiting {
+    work: VecDeque<Work>,
+    /// The newest committed position, if it is not in the file. It saves a start some work and no more, so it wakes
+    /// nobody: it goes along with whatever is written next.
+    committed: Option<LogPosition>,
 }
 
 impl Queue {
     fn push(&self, work: Work) {
-        self.work.lock().push_back(work);
+        self.waiting.lock().work.push_back(work);
         self.ready.ring();
     }
 }
@@ -145,7 +154,7 @@ impl LogStorage {
             committed: recovered.committed.min(recovered.last).map(log_id),
         };
         let queue = Arc::new(Queue {
-            work: Mutex::new(VecDeque::new()),
+            waiting: Mutex::default(),
             ready,
         });
         let shared = Arc::new(Shared {
@@ -167,7 +176,9 @@ impl LogStorage {
     /// database that is found there later is this announced one, and not one whose log has been lost.
     pub(crate) async fn announce(&self, upto: LogPosition) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
-        self.shared.queue.push(Work::Committed(upto, Some(done)));
+        // A position from before would be written after it, and hide it.
+        self.shared.queue.waiting.lock().committed = None;
+        self.shared.queue.push(Work::Committed(upto, done));
         wait.await.map_err(|_| stopped())
     }
 
@@ -362,9 +373,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         if let Some(committed) = committed {
             self.shared.table.lock().committed = Some(committed);
-            self.shared
-                .queue
-                .push(Work::Committed(position(&committed), None));
+            self.shared.queue.waiting.lock().committed = Some(position(&committed));
         }
         Ok(())
     }
@@ -394,7 +403,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
             std::mem::replace(&mut callback, IOFlushed::noop()).io_completed(Ok(()));
         }
         if mutant!("M03")
-            && let Some(Work::Append(_, earlier)) = self.shared.queue.work.lock().back_mut()
+            && let Some(Work::Append(_, earlier)) = self.shared.queue.waiting.lock().work.back_mut()
         {
             // The append before this one counts as synced because this one has come.
             std::mem::replace(earlier, IOFlushed::noop()).io_completed(Ok(()));

@@ -19,7 +19,10 @@ use crate::log_storage::LogStorage;
 use crate::meters::Meters;
 
 /// Pause between two steps while there is something to write. Longer: bigger transactions, more memory in the overlay.
-const STEP_PAUSE: Duration = Duration::from_millis(5);
+const STEP_PAUSE: Duration = Duration::from_millis(20);
+
+/// Pause between two bites of a compaction. Longer: space comes back later. Shorter: less time for the other work.
+const BITE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Longest time between durable checkpoints while there is something to write. Longer: less disk work, more log to
 /// replay after a crash.
@@ -136,8 +139,9 @@ struct Writer {
     fault: FaultSignal,
     log: LogStorage,
     meters: Arc<Meters>,
-    /// The pause before the next step is over.
-    waited: bool,
+    /// The pause that has been made since the last step. What comes meanwhile can ask for another one: apply that wakes
+    /// this thread after a quiet time has only begun.
+    paused: Option<Next>,
     last_durable: Instant,
     unsynced_bytes: u64,
     unsynced: bool,
@@ -152,7 +156,7 @@ impl Writer {
             fault,
             log,
             meters,
-            waited: false,
+            paused: None,
             last_durable: Instant::now(),
             unsynced_bytes: 0,
             unsynced: false,
@@ -164,7 +168,9 @@ impl Writer {
     fn pause(&self, inbox: &Inbox) -> Option<Next> {
         if inbox.is_urgent() {
             None
-        } else if inbox.dirty || self.pending {
+        } else if self.pending {
+            Some(Next::Wait(Some(BITE_PAUSE)))
+        } else if inbox.dirty {
             // Gather what apply does in the next moments into one transaction.
             Some(Next::Wait(Some(STEP_PAUSE)))
         } else if self.unsynced {
@@ -211,12 +217,13 @@ impl Worker for Writer {
     fn step(&mut self) -> Next {
         let (checkpoints, stop) = {
             let mut inbox = self.shared.inbox.lock();
-            if !std::mem::take(&mut self.waited)
-                && let Some(pause) = self.pause(&inbox)
+            if let Some(pause) = self.pause(&inbox)
+                && self.paused != Some(pause)
             {
-                self.waited = true;
+                self.paused = Some(pause);
                 return pause;
             }
+            self.paused = None;
             inbox.dirty = false;
             (std::mem::take(&mut inbox.checkpoints), inbox.stop)
         };

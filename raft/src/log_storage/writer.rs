@@ -9,6 +9,7 @@ use kelson_storage::error::Fault;
 use kelson_storage::fail_point;
 use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
 use kelson_storage::reached;
+use kelson_storage::revision::LogPosition;
 use kelson_storage::wal::Wal;
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
@@ -23,6 +24,9 @@ use crate::type_config::TypeConfig;
 /// Work items taken from the queue at once; their bytes are bounded by `WAL_GROUP_BYTES_MAX`.
 const GROUP_ITEMS_MAX: usize = 4096;
 
+/// How long a committed position waits for company before it is written alone.
+const COMMITTED_WAITS: Duration = Duration::from_secs(1);
+
 /// See the module.
 pub(super) struct Writer {
     wal: Wal,
@@ -30,6 +34,10 @@ pub(super) struct Writer {
     fault: FaultSignal,
     meters: Arc<Meters>,
     items: Vec<Work>,
+    /// A committed position to write along with `items`.
+    committed: Option<LogPosition>,
+    /// Whether it has been quiet for a while since the last write.
+    settled: bool,
     outcome: GroupOutcome,
 }
 
@@ -41,14 +49,20 @@ impl Writer {
             fault,
             meters,
             items: Vec::new(),
+            committed: None,
+            settled: true,
             outcome: GroupOutcome::default(),
         }
     }
 
     fn take(&mut self) {
-        let mut work = self.shared.queue.work.lock();
-        let count = work.len().min(GROUP_ITEMS_MAX);
-        self.items.extend(work.drain(..count));
+        let mut waiting = self.shared.queue.waiting.lock();
+        let count = waiting.work.len().min(GROUP_ITEMS_MAX);
+        self.items.extend(waiting.work.drain(..count));
+        // Alone it is not worth a write; entries that it speaks of may still be waiting.
+        if count > 0 && waiting.work.is_empty() {
+            self.committed = waiting.committed.take();
+        }
     }
 
     /// Writes and syncs what was taken. Returns whether it was the last.
@@ -61,17 +75,36 @@ impl Writer {
                 self.outcome.finish(&mut self.wal, &self.shared, &self.meters)?;
             }
         }
+        if let Some(committed) = self.committed.take() {
+            self.wal.save_committed(committed);
+        }
         self.outcome.finish(&mut self.wal, &self.shared, &self.meters)?;
         Ok(stop)
     }
 
+    /// It may be the last one for long, and who looks at a stopped member's log goes by it.
+    fn write_committed_alone(&mut self) -> Result<(), Fault> {
+        let committed = self.shared.queue.waiting.lock().committed.take();
+        if let Some(committed) = committed {
+            self.wal.save_committed(committed);
+            self.wal.flush(false)?;
+        }
+        Ok(())
+    }
+
     fn next(&mut self) -> Result<Next, Fault> {
         self.take();
+        if self.items.is_empty() && !self.settled {
+            self.settled = true;
+            return Ok(Next::Wait(Some(COMMITTED_WAITS)));
+        }
         if self.items.is_empty() {
+            self.write_committed_alone()?;
             // Idle: put spare segments in order, a bounded step at a time, so that no append ever waits for one.
             let more = self.wal.tidy()?;
             return Ok(if more { Next::Again } else { Next::Wait(None) });
         }
+        self.settled = false;
         match self.write() {
             Ok(false) => Ok(Next::Again),
             Ok(true) => {
@@ -96,9 +129,9 @@ impl Worker for Writer {
     }
 
     fn wait(&self, limit: Option<Duration>) {
-        let mut work = self.shared.queue.work.lock();
-        if work.is_empty() {
-            self.bell().wait(&mut work, limit);
+        let mut waiting = self.shared.queue.waiting.lock();
+        if waiting.work.is_empty() {
+            self.bell().wait(&mut waiting, limit);
         }
     }
 
@@ -141,8 +174,8 @@ impl GroupOutcome {
             }
             Work::Committed(position, done) => {
                 wal.save_committed(position);
-                self.needs_sync |= done.is_some();
-                self.waiting.extend(done);
+                self.waiting.push(done);
+                self.needs_sync = true;
             }
             Work::Truncate(last) => {
                 wal.truncate_after(last)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::stream::FuturesUnordered;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use kelson_proto::peer;
 use kelson_storage::disk::Disk;
 use kelson_storage::fail_point;
@@ -159,13 +159,18 @@ impl PeerService {
             tokio::select! {
                 biased;
                 reply = replies.next() => {
-                    let Some(reply) = reply else { return Ok(()) };
-                    let result = reply.map_err(|fatal| io::Error::other(fatal.to_string()))?;
-                    if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
-                        self.signs.heard_now();
+                    // One sync answers many appends: their replies share a write.
+                    let mut ready = Some(reply);
+                    while let Some(reply) = ready {
+                        let Some(reply) = reply else { return Ok(()) };
+                        let result = reply.map_err(|fatal| io::Error::other(fatal.to_string()))?;
+                        if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
+                            self.signs.heard_now();
+                        }
+                        fail_point!("raftBeforeFollowerSend");
+                        writer.put(Kind::AppendReply, &append_reply(&result));
+                        ready = replies.next().now_or_never();
                     }
-                    fail_point!("raftBeforeFollowerSend");
-                    writer.put(Kind::AppendReply, &append_reply(&result));
                     writer.flush().await?;
                 }
                 frame = reader.next() => {
