@@ -29,9 +29,6 @@ use crate::meters::Meters;
 use crate::type_config::{Entry, LogId, TypeConfig, Vote, log_id, position};
 use writer::Writer;
 
-/// Bytes of entries kept in memory for replication. A follower further behind is served from the file.
-const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
 /// Bytes of entries that one read for replication returns at most. Source: etcd's raft `MaxSizePerMsg`, 1 MiB.
 const READ_BYTES_MAX: usize = 1024 * 1024;
 
@@ -54,6 +51,8 @@ struct Shared {
 struct Table {
     cache: VecDeque<Entry>,
     cache_bytes: usize,
+    /// Bytes of entries kept for replication. A follower further behind is served from the file.
+    cache_bytes_max: usize,
     /// Entries at or below this index are in the file; only they may leave the cache.
     flushed: Option<u64>,
     /// Truncations made here. The thread, which lags, must have made as many before it may speak of `flushed`:
@@ -116,15 +115,16 @@ impl LogThread {
 }
 
 impl LogStorage {
-    /// Starts the log thread over an opened log.
+    /// Starts the log thread over an opened log, of whose entries `cache_bytes` are kept in memory.
     pub(crate) fn start(
         wal: Wal,
         recovered: &Recovered,
+        cache_bytes: usize,
         fault: FaultSignal,
         meters: Arc<Meters>,
         executor: &Executor,
     ) -> Result<(Self, LogThread), Fault> {
-        let log = Self::over(&wal, recovered, executor.bell())?;
+        let log = Self::over(&wal, recovered, cache_bytes, executor.bell())?;
         let shared = log.shared.clone();
         let queue = shared.queue.clone();
         let thread = executor.start("kelson-wal", Writer::new(wal, shared, fault, meters))?;
@@ -136,8 +136,13 @@ impl LogStorage {
         self.shared.table.lock().flushed.unwrap_or(0)
     }
 
+    /// Index of the newest entry that may go so that the log takes no more than `files` files.
+    pub(crate) fn newest_beyond_files(&self, files: u64) -> Option<u64> {
+        self.shared.reader.newest_beyond_files(files)
+    }
+
     /// What the log holds, without the thread that writes it.
-    fn over(wal: &Wal, recovered: &Recovered, ready: Bell) -> Result<Self, Fault> {
+    fn over(wal: &Wal, recovered: &Recovered, cache_bytes_max: usize, ready: Bell) -> Result<Self, Fault> {
         let vote = match &recovered.vote {
             Some(bytes) => Some(decode_vote(bytes.clone()).map_err(|error| unreadable(&error))?),
             None => None,
@@ -145,6 +150,7 @@ impl LogStorage {
         let table = Table {
             cache: VecDeque::new(),
             cache_bytes: 0,
+            cache_bytes_max,
             flushed: recovered.last.map(|last| last.index),
             truncations: 0,
             last: recovered.last.map(log_id),
@@ -252,7 +258,7 @@ impl Table {
 
     /// Drops old entries past the budget, but none that is not in the file yet.
     fn trim(&mut self) {
-        while self.cache_bytes > CACHE_BYTES_MAX
+        while self.cache_bytes > self.cache_bytes_max
             && self
                 .cache
                 .front()

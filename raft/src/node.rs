@@ -10,6 +10,7 @@ use kelson_storage::applied::Outcome;
 use kelson_storage::codec;
 use kelson_storage::command::{Command, Proposal};
 use kelson_storage::error::Fault;
+use kelson_storage::limits::CacheBudget;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::StoreReader;
 use openraft::async_runtime::WatchReceiver;
@@ -191,6 +192,11 @@ pub struct NodeConfig {
     pub snapshot_count: u64,
     /// Entries kept behind a checkpoint for slow followers.
     pub snapshot_catchup_entries: u64,
+    /// Files of the log (64 MiB each) that may hold entries which a checkpoint covers; 0: any number. Fewer: a follower
+    /// that was away comes back by a snapshot sooner. More: disk.
+    pub max_wals: u64,
+    /// Bytes kept in memory so as not to be read again: pages, records, events, log entries.
+    pub cache_bytes: u64,
     /// Largest encoded command.
     pub max_request_bytes: usize,
     /// Whether elections start with a pre-vote round.
@@ -237,6 +243,11 @@ pub(crate) struct Threads {
 }
 
 impl NodeConfig {
+    /// How the cache is divided.
+    pub fn cache(&self) -> CacheBudget {
+        CacheBudget::of(self.cache_bytes)
+    }
+
     /// The database file.
     pub fn database(&self) -> PathBuf {
         self.data_dir.join("member").join("snap").join("db")

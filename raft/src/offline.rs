@@ -9,7 +9,7 @@ use kelson_storage::codec;
 use kelson_storage::command::{CommandId, Proposal};
 use kelson_storage::disk::Disk;
 use kelson_storage::error::Fault;
-use kelson_storage::limits::{EVENT_RING_BYTES_DEFAULT, OVERLAY_BYTES_DEFAULT, WAL_SEGMENT_BYTES};
+use kelson_storage::limits::{CacheBudget, UNWRITTEN_BYTES_MAX, WAL_SEGMENT_BYTES};
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::{ApplySink, Store, StoreOptions};
 use kelson_storage::wal::{Recovered, Wal, WalEntry, WalOptions, WalReader};
@@ -152,8 +152,7 @@ impl Log {
     ) -> Result<(Store, Option<LogPosition>), Fault> {
         let options = StoreOptions {
             database: database.to_owned(),
-            overlay_bytes: OVERLAY_BYTES_DEFAULT,
-            event_ring_bytes: EVENT_RING_BYTES_DEFAULT,
+            cache: CacheBudget::default(),
         };
         if !disk.exists(database) {
             return Err(self.unusable("there is no database beside this log".to_owned()));
@@ -174,7 +173,7 @@ impl Log {
             let id = log_id(entry.position);
             let payload = self.payload(entry)?;
             apply_entry(&mut store, id, payload, &mut Unheard)?;
-            if store.reader().unwritten_bytes() > OVERLAY_BYTES_DEFAULT {
+            if store.reader().unwritten_bytes() > UNWRITTEN_BYTES_MAX {
                 checkpointer.step(false)?;
             }
             Ok(true)

@@ -10,7 +10,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use kelson_storage::error::Fault;
-use kelson_storage::limits::{EVENT_RING_BYTES_DEFAULT, OVERLAY_BYTES_DEFAULT};
 use kelson_storage::revision::LogPosition;
 use kelson_storage::snapshot::{self, ImageWriter};
 use kelson_storage::store::{Store, StoreOptions};
@@ -23,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::agreement::{Agreement, StateHashes};
 use crate::campaign::{self, LeaderSigns, campaign};
-use crate::checkpoint::purge_log;
+use crate::checkpoint::{Retention, purge_log};
 use crate::codec::decode_membership;
 use crate::environment::Environment;
 use crate::executor::{Blocked, Tasks};
@@ -80,7 +79,14 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
     let fault = FaultSignal::default();
     let meters = Arc::new(Meters::default());
     let tasks = executor.tasks();
-    let (log, log_thread) = LogStorage::start(wal, &recovered, fault.clone(), meters.clone(), &executor)?;
+    let (log, log_thread) = LogStorage::start(
+        wal,
+        &recovered,
+        config.cache().log,
+        fault.clone(),
+        meters.clone(),
+        &executor,
+    )?;
     let incarnation = recovered.incarnation + 1;
     log.save_incarnation(incarnation)
         .await
@@ -111,6 +117,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         storage: storage.clone(),
         environment: environment.clone(),
         database: config.database(),
+        cache: config.cache(),
         fault: fault.clone(),
         warning_apply_duration: config.warning_apply_duration,
         meters: meters.clone(),
@@ -139,6 +146,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         questions: Arc::default(),
         signs: signs.clone(),
     };
+    let log_to_purge = log.clone();
     let raft = Raft::new(
         config.id,
         Arc::new(raft_config(&config)?),
@@ -207,9 +215,13 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
     tasks.spawn(send_heartbeats(raft.clone(), config.heartbeat));
     tasks.spawn(purge_log(
         raft.clone(),
+        log_to_purge,
         storage.durable(),
-        config.snapshot_count,
-        config.snapshot_catchup_entries,
+        Retention {
+            snapshot_count: config.snapshot_count,
+            catchup_entries: config.snapshot_catchup_entries,
+            files_max: config.max_wals,
+        },
     ));
     tasks.spawn(agreement.run());
     tasks.spawn(watch_core(raft.clone(), fault.clone(), config.data_dir.clone()));
@@ -279,8 +291,7 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
     let has_log = Wal::exists(disk.as_ref(), &log_directory);
     let store_options = StoreOptions {
         database: database.clone(),
-        overlay_bytes: OVERLAY_BYTES_DEFAULT,
-        event_ring_bytes: EVENT_RING_BYTES_DEFAULT,
+        cache: config.cache(),
     };
     if has_log && !has_database {
         return Err(unusable(

@@ -11,7 +11,7 @@ use kelson_storage::command::CommandId;
 use kelson_storage::disk::Disk;
 use kelson_storage::error::Fault;
 use kelson_storage::fail_point;
-use kelson_storage::limits::OVERLAY_BYTES_DEFAULT;
+use kelson_storage::limits::{CacheBudget, UNWRITTEN_BYTES_MAX};
 use kelson_storage::reached;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::snapshot;
@@ -73,6 +73,7 @@ pub(crate) struct StateMachine {
     executor: Executor,
     observer: Option<Arc<dyn Observer>>,
     database: PathBuf,
+    cache: CacheBudget,
     fault: FaultSignal,
     warning_apply_duration: Duration,
     meters: Arc<Meters>,
@@ -137,6 +138,7 @@ pub(crate) struct StateMachineParts {
     pub(crate) storage: StorageThread,
     pub(crate) environment: Environment,
     pub(crate) database: PathBuf,
+    pub(crate) cache: CacheBudget,
     pub(crate) fault: FaultSignal,
     pub(crate) warning_apply_duration: Duration,
     pub(crate) meters: Arc<Meters>,
@@ -151,6 +153,7 @@ impl StateMachine {
             storage,
             environment,
             database,
+            cache,
             fault,
             warning_apply_duration,
             meters,
@@ -176,6 +179,7 @@ impl StateMachine {
             executor: environment.executor,
             observer: environment.observer,
             database,
+            cache,
             fault,
             warning_apply_duration,
             meters,
@@ -224,7 +228,7 @@ impl StateMachine {
 
     /// Records that the database does not hold yet cannot leave memory: past the budget apply waits for it.
     async fn wait_for_the_database(&mut self) -> Result<(), io::Error> {
-        while self.store().reader().unwritten_bytes() > OVERLAY_BYTES_DEFAULT {
+        while self.store().reader().unwritten_bytes() > UNWRITTEN_BYTES_MAX {
             reached!("apply_waited_for_database");
             let stopped = || io::Error::other("the storage thread has stopped");
             self.storage.checkpoint().await.ok_or_else(stopped)?;
@@ -382,13 +386,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let storage = self.storage.clone();
         let disk = self.disk.clone();
         let database = self.database.clone();
+        let cache = self.cache;
         let replacing = self.executor.blocking(move || {
             storage.replace(move || {
                 let mut store = store;
                 fail_point!("raftBeforeApplySnap");
                 snapshot::install(disk.as_ref(), &received, &database)?;
                 fail_point!("applyBeforeOpenSnapshot");
-                let tables = Tables::open(disk.clone(), &database)?;
+                let tables = Tables::open(disk.clone(), &database, cache.tables)?;
                 store.replace(tables)?;
                 fail_point!("raftAfterApplySnap");
                 let durable = store.applied();

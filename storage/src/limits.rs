@@ -18,11 +18,44 @@ pub const WAL_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Most bytes one WAL write and sync may cover before the queue is looked at again.
 pub const WAL_GROUP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// Bytes of records held in memory beyond what the database has already, as a cache for readers and watchers.
-pub const OVERLAY_BYTES_DEFAULT: usize = 128 * 1024 * 1024;
+/// Bytes of records that the database does not hold yet. Past it apply waits, as nothing of it can be dropped.
+pub const UNWRITTEN_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-/// Bytes of events held for watchers that keep up; who falls further behind reads history.
-pub const EVENT_RING_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+/// Bytes that a member keeps in memory so as not to read them again, if it is not told otherwise. Less: watchers that are
+/// late, slow followers and reads of what was not written lately cost more. More: memory.
+pub const CACHE_BYTES_DEFAULT: u64 = 96 * 1024 * 1024;
+
+/// How a member's cache is divided, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheBudget {
+    /// Pages of the database.
+    pub tables: usize,
+    /// Newest records.
+    pub overlay: usize,
+    /// Newest events, for watchers that keep up; who falls further behind reads history. They share the records' bytes.
+    pub event_ring: usize,
+    /// Newest entries of the log, for followers that keep up.
+    pub log: usize,
+}
+
+impl CacheBudget {
+    /// Divides `bytes`.
+    pub fn of(bytes: u64) -> Self {
+        let part = |of_twelve: u64| usize::try_from(bytes / 12 * of_twelve).unwrap_or(usize::MAX);
+        Self {
+            tables: part(4),
+            overlay: part(3),
+            event_ring: part(2),
+            log: part(3),
+        }
+    }
+}
+
+impl Default for CacheBudget {
+    fn default() -> Self {
+        Self::of(CACHE_BYTES_DEFAULT)
+    }
+}
 
 /// Rows that one bite of a compaction deletes. Source: etcd `--compaction-batch-limit`.
 pub const COMPACTION_ROWS_PER_BITE: usize = 1000;

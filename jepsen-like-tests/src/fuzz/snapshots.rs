@@ -8,6 +8,7 @@ use kelson_storage::codec::encode_batch;
 use kelson_storage::command::{Command, CommandId, Proposal, Put};
 use kelson_storage::disk::Disk;
 use kelson_storage::error::Fault;
+use kelson_storage::limits::CacheBudget;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::snapshot::{self, ImageReader, ImageWriter};
 use kelson_storage::store::{ApplySink, Store, StoreOptions};
@@ -40,8 +41,11 @@ fn disk() -> FaultyDisk {
 fn options() -> StoreOptions {
     StoreOptions {
         database: "/snap/db".into(),
-        overlay_bytes: 1 << 20,
-        event_ring_bytes: 1 << 20,
+        cache: CacheBudget {
+            overlay: 1 << 20,
+            event_ring: 1 << 20,
+            ..CacheBudget::default()
+        },
     }
 }
 

@@ -10,6 +10,7 @@ use kelson_storage::applied::{Applied, Outcome};
 use kelson_storage::codec::encode_batch;
 use kelson_storage::command::{Command, CommandId, Proposal};
 use kelson_storage::disk::Disk;
+use kelson_storage::limits::CacheBudget;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::{ApplySink, ReadError, Store, StoreOptions};
 use kelson_storage::testing::FaultyDisk;
@@ -74,8 +75,11 @@ impl ApplySink for Sink {
 fn open(disk: &FaultyDisk) -> Store {
     let options = StoreOptions {
         database: PathBuf::from("/snap/db"),
-        overlay_bytes: OVERLAY_BYTES,
-        event_ring_bytes: EVENT_RING_BYTES,
+        cache: CacheBudget {
+            overlay: OVERLAY_BYTES,
+            event_ring: EVENT_RING_BYTES,
+            ..CacheBudget::default()
+        },
     };
     Store::open(Arc::new(disk.clone()), options).expect("what the store wrote")
 }

@@ -484,6 +484,8 @@ impl Cluster {
             election_timeout,
             snapshot_count: plan.snapshot_count,
             snapshot_catchup_entries: plan.catchup_entries,
+            max_wals: plan.max_wals,
+            cache_bytes: kelson_storage::limits::CACHE_BYTES_DEFAULT,
             max_request_bytes: kelson_storage::limits::REQUEST_BYTES_DEFAULT,
             pre_vote: plan.pre_vote,
             unsafe_no_fsync: false,

@@ -107,6 +107,8 @@ pub struct Plan {
     pub catchup_entries: u64,
     /// Bytes of a segment of the log.
     pub wal_segment_bytes: u64,
+    /// Files of the log before it is purged by size; 0: it is not.
+    pub max_wals: u64,
     /// Clients at once.
     pub clients: u64,
     /// Mean pause of a client between two operations.
@@ -169,6 +171,7 @@ impl Plan {
             snapshot_count: number(&mut random, &[10, 50, 200, 5000]),
             catchup_entries: number(&mut random, &[1, 10, 100, 5000]),
             wal_segment_bytes: number(&mut random, &[4, 16, 64, 256]) * 1024,
+            max_wals: number(&mut chance(seed, "max-wals"), &[0, 1, 2, 5]),
             clients: number(&mut random, &[1, 3, 5, 8]),
             client_pause: millis(&mut random, &[5, 20, 50, 200]),
             keys: number(&mut random, &[1, 3, 6, 20]),

@@ -9,6 +9,7 @@ use openraft::type_config::TypeConfigExt;
 use super::*;
 
 const SEGMENT_BYTES: u64 = 1024 * 1024;
+pub(super) const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
 pub(super) fn open(directory: &std::path::Path, fresh: bool) -> (Wal, Recovered) {
     let options = WalOptions {
@@ -40,7 +41,7 @@ async fn idle_log(directory: &std::path::Path, entries: impl Iterator<Item = Log
     wal.flush(true).unwrap();
     drop(wal);
     let (wal, recovered) = open(directory, false);
-    LogStorage::over(&wal, &recovered, Executor::default().bell()).unwrap()
+    LogStorage::over(&wal, &recovered, CACHE_BYTES, Executor::default().bell()).unwrap()
 }
 
 pub(super) async fn ids(log: &mut LogStorage, from: u64, to: u64) -> Vec<LogId> {

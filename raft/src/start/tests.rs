@@ -1,4 +1,5 @@
 use bytes::Bytes;
+use kelson_storage::limits::CACHE_BYTES_DEFAULT;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::wal::WalEntry;
 
@@ -16,6 +17,8 @@ fn config(data_dir: &Path) -> NodeConfig {
         election_timeout: Duration::from_secs(1),
         snapshot_count: 10_000,
         snapshot_catchup_entries: 5_000,
+        max_wals: 5,
+        cache_bytes: CACHE_BYTES_DEFAULT,
         max_request_bytes: 1_572_864,
         pre_vote: true,
         warning_apply_duration: Duration::from_secs(1),

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kelson_storage::limits::CACHE_BYTES_DEFAULT;
+
 use super::go_value::parse_duration;
 use super::note::Note;
 use super::security::Security;
@@ -81,6 +83,8 @@ pub(super) fn config(
             values.uint("snapshot-catchup-entries"),
             SNAPSHOT_CATCHUP_ENTRIES_DEFAULT,
         ),
+        max_wals: values.uint("max-wals"),
+        cache_bytes: or_default(values.uint("cache-bytes"), CACHE_BYTES_DEFAULT),
         watch_progress_notify_interval: non_zero(values.duration("watch-progress-notify-interval").length())
             .unwrap_or(WATCH_PROGRESS_INTERVAL_DEFAULT)
             .max(WATCH_PROGRESS_INTERVAL_MIN),

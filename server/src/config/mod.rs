@@ -53,6 +53,10 @@ pub struct Config {
     pub snapshot_count: u64,
     /// `--snapshot-catchup-entries`: log entries kept behind a checkpoint.
     pub snapshot_catchup_entries: u64,
+    /// Files of the log that may hold entries which a checkpoint covers; 0: any number.
+    pub max_wals: u64,
+    /// Bytes kept in memory so as not to be read again.
+    pub cache_bytes: u64,
     /// `--watch-progress-notify-interval`, never zero.
     pub watch_progress_notify_interval: Duration,
     /// `--warning-apply-duration`.

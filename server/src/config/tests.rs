@@ -324,7 +324,8 @@ fn defaults_may_be_spelt_out() {
 
 #[test]
 fn settings_without_effect_are_named_in_the_log() {
-    let notes = loaded("--name m --data-dir d --max-wals 7 --backend-bbolt-freelist-type array --v").notes;
+    let notes =
+        loaded("--name m --data-dir d --max-snapshots 7 --backend-bbolt-freelist-type array --v").notes;
     let settings: Vec<String> = notes
         .iter()
         .map(|note| match note {
@@ -332,7 +333,10 @@ fn settings_without_effect_are_named_in_the_log() {
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(settings, ["--max-wals", "--backend-bbolt-freelist-type", "--v"]);
+    assert_eq!(
+        settings,
+        ["--max-snapshots", "--backend-bbolt-freelist-type", "--v"]
+    );
 }
 
 #[test]

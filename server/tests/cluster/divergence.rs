@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kelson_storage::limits::{EVENT_RING_BYTES_DEFAULT, OVERLAY_BYTES_DEFAULT, WAL_SEGMENT_BYTES};
+use kelson_storage::limits::{CacheBudget, WAL_SEGMENT_BYTES};
 use kelson_storage::real_disk::RealDisk;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::{Store, StoreOptions};
@@ -88,8 +88,7 @@ async fn a_member_whose_state_differs_stops_and_the_others_go_on() {
 fn skip_one_entry(data: &Path, ids: (u64, u64)) -> Option<LogPosition> {
     let options = StoreOptions {
         database: data.join("member/snap/db"),
-        overlay_bytes: OVERLAY_BYTES_DEFAULT,
-        event_ring_bytes: EVENT_RING_BYTES_DEFAULT,
+        cache: CacheBudget::default(),
     };
     let mut store =
         Store::open(Arc::new(RealDisk::new()), options).expect("a killed member's database opens");

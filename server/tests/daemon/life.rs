@@ -302,3 +302,38 @@ async fn history_is_compacted_without_being_asked() {
     assert_eq!(value(&channel, "k").await.as_deref(), Some("3"));
     daemon.stop().await;
 }
+
+/// Puts of 16 KiB made gigabytes of log before the first purge, which counted entries alone: one of ours holds many
+/// commands.
+#[tokio::test]
+async fn a_log_of_large_values_is_bounded_by_its_files() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ports = Ports::free();
+    let mut flags = ports.flags(scratch.path());
+    flags.push("--max-wals=1".to_owned());
+    flags.push("--unsafe-no-fsync".to_owned());
+    let mut daemon = Daemon::start(&flags, &[]);
+    daemon.line("ready to serve client requests").await;
+    let mut kv = KvClient::new(client(ports).await);
+    let large = PutRequest {
+        key: "k".into(),
+        value: vec![b'v'; 1024 * 1024].into(),
+        ..PutRequest::default()
+    };
+    // Three files of 64 MiB; far fewer entries than are kept by number.
+    for _ in 0..150 {
+        kv.put(large.clone()).await.expect("to be written");
+    }
+    daemon.line("purging the log below a durable checkpoint").await;
+    assert_eq!(
+        value(&client(ports).await, "k").await.map(|value| value.len()),
+        Some(1024 * 1024)
+    );
+    daemon.stop().await;
+    let daemon = Daemon::serving(ports, scratch.path()).await;
+    assert_eq!(
+        value(&client(ports).await, "k").await.map(|value| value.len()),
+        Some(1024 * 1024)
+    );
+    daemon.stop().await;
+}

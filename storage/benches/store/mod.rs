@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kelson_storage::applied::Outcome;
 use kelson_storage::codec::encode_batch;
 use kelson_storage::command::*;
+use kelson_storage::limits::CacheBudget;
 use kelson_storage::real_disk::RealDisk;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::{ApplySink, Checkpointer, Store, StoreOptions};
@@ -40,8 +41,11 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             database: directory.path().join("db"),
-            overlay_bytes: 32 << 20,
-            event_ring_bytes: 16 << 20,
+            cache: CacheBudget {
+                overlay: 32 << 20,
+                event_ring: 16 << 20,
+                ..CacheBudget::default()
+            },
         };
         let store = Store::open(Arc::new(RealDisk::without_sync()), options).unwrap();
         Self {

@@ -44,7 +44,7 @@ fn meta() -> Meta {
 
 /// A database with rows of these sizes.
 fn database(path: &Path, sizes: &[usize]) -> Tables {
-    let tables = Tables::open(disk(), path).unwrap();
+    let tables = Tables::open(disk(), path, 1 << 20).unwrap();
     let rows = (2..).zip(sizes).map(|(main, size)| {
         let row = Row {
             tombstone: main % 3 == 0,
@@ -120,7 +120,7 @@ fn an_image_gives_the_same_database() {
         let source = database(&directory.path().join("source"), &sizes);
         let target = directory.path().join("target");
         assert_eq!(load(&target, &image(&source)).unwrap(), meta());
-        let target = Tables::open(disk(), &target).unwrap();
+        let target = Tables::open(disk(), &target, 1 << 20).unwrap();
         assert_eq!(contents(&target), contents(&source));
         assert_eq!(image(&target), image(&source));
     }
@@ -135,7 +135,7 @@ fn an_image_replaces_an_older_database() {
     load(&target, &image(&source)).unwrap();
     assert_eq!(contents(&old).2.len(), 10);
     drop(old);
-    let target = Tables::open(disk(), &target).unwrap();
+    let target = Tables::open(disk(), &target, 1 << 20).unwrap();
     assert_eq!(contents(&target), contents(&source));
 }
 
@@ -236,7 +236,7 @@ fn a_stream_that_is_no_image_is_refused_behind_its_checksums() {
             Err(Fault::Damaged { .. } | Fault::Unusable { .. }) => {}
             Ok(meta) => {
                 assert_eq!(meta, super::tests::meta());
-                let tables = Tables::open(disk(), &path).unwrap();
+                let tables = Tables::open(disk(), &path, 1 << 20).unwrap();
                 assert_eq!(contents(&tables).2, contents(&source).2);
             }
             Err(other) => panic!("byte {byte}: {other:?}"),

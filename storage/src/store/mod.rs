@@ -31,6 +31,7 @@ use crate::command::CommandId;
 use crate::disk::Disk;
 use crate::error::{Fault, Rejected};
 use crate::event_ring::EventRing;
+use crate::limits::CacheBudget;
 use crate::mutant;
 use crate::revision::LogPosition;
 use crate::tables::Tables;
@@ -49,10 +50,8 @@ pub const COMMANDS_PER_LOCK: usize = 32;
 pub struct StoreOptions {
     /// The database file.
     pub database: PathBuf,
-    /// Records kept in memory beyond the database, in bytes.
-    pub overlay_bytes: usize,
-    /// Events kept for watchers that keep up, in bytes.
-    pub event_ring_bytes: usize,
+    /// What is kept in memory.
+    pub cache: CacheBudget,
 }
 
 /// One member as the cluster knows it.
@@ -145,9 +144,9 @@ impl Store {
     /// # Errors
     /// Those of [`Tables::open`], and [`Fault::Damaged`] if the rows are not the state that the checkpoint is of.
     pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, Fault> {
-        let tables = Tables::open(disk, &options.database)?;
+        let tables = Tables::open(disk, &options.database, options.cache.tables)?;
         let log_end = tables.meta()?.log_end;
-        let state = recovery::recover(Arc::new(tables), options.overlay_bytes, 0)?;
+        let state = recovery::recover(Arc::new(tables), options.cache.overlay, 0)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 entry: Mutex::new(()),
@@ -168,7 +167,7 @@ impl Store {
     pub fn replace(&mut self, tables: Tables) -> Result<(), Fault> {
         let entry = self.shared.entry.lock();
         let generation = self.shared.state.lock().generation + 1;
-        let state = recovery::recover(Arc::new(tables), self.options.overlay_bytes, generation)?;
+        let state = recovery::recover(Arc::new(tables), self.options.cache.overlay, generation)?;
         let old = {
             let mut current = self.shared.state.lock();
             assert!(

@@ -7,6 +7,7 @@ use crate::codec::encode_batch;
 use crate::command::{Command, DeleteRange, Proposal, Put, Range, Txn, TxnOp};
 use crate::event_ring::RingRead;
 use crate::key_value::KeyValue;
+use crate::limits::CacheBudget;
 use crate::real_disk::RealDisk;
 use crate::revision::Revision;
 use crate::testing::FaultyDisk;
@@ -40,8 +41,11 @@ impl ApplySink for Told {
 fn open(directory: &Path) -> Store {
     let options = StoreOptions {
         database: directory.join("db"),
-        overlay_bytes: 1 << 20,
-        event_ring_bytes: 1 << 20,
+        cache: CacheBudget {
+            overlay: 1 << 20,
+            event_ring: 1 << 20,
+            ..CacheBudget::default()
+        },
     };
     Store::open(Arc::new(RealDisk::default()), options).unwrap()
 }
@@ -138,7 +142,7 @@ impl Fixture {
         };
         ahead.store.reader().tables().scan(&mut keep).unwrap();
         let received = self.directory.path().join("received");
-        let tables = Tables::open(Arc::new(RealDisk::default()), &received).unwrap();
+        let tables = Tables::open(Arc::new(RealDisk::default()), &received, 1 << 20).unwrap();
         tables.write(&image, true).unwrap();
         self.store.replace(tables).unwrap();
         // The session and what it has sent come with the state.
@@ -188,8 +192,11 @@ fn a_position_said_to_be_durable_is_there_after_a_power_loss() {
     let store = |disk: &FaultyDisk| {
         let options = StoreOptions {
             database: "snap/db".into(),
-            overlay_bytes: 1 << 20,
-            event_ring_bytes: 1 << 20,
+            cache: CacheBudget {
+                overlay: 1 << 20,
+                event_ring: 1 << 20,
+                ..CacheBudget::default()
+            },
         };
         Store::open(Arc::new(disk.clone()), options).unwrap()
     };
@@ -347,8 +354,11 @@ fn rows_that_are_not_the_checkpoints_are_found_at_start() {
     drop((store, checkpointer, tables));
     let options = StoreOptions {
         database: directory.path().join("db"),
-        overlay_bytes: 0,
-        event_ring_bytes: 0,
+        cache: CacheBudget {
+            overlay: 0,
+            event_ring: 0,
+            ..CacheBudget::default()
+        },
     };
     let fault = Store::open(Arc::new(RealDisk::default()), options).err();
     assert!(matches!(fault, Some(Fault::Damaged { .. })), "{fault:?}");

@@ -8,7 +8,7 @@ use redb::{Builder, Database, TableDefinition};
 use super::block_file::{Backend, BlockFile};
 use crate::disk::Disk;
 use crate::error::Fault;
-use crate::limits::TABLES_CACHE_BYTES;
+use crate::limits::CacheBudget;
 use crate::revision::Revision;
 
 pub(super) type RevisionKey = &'static [u8; Revision::ENCODED_BYTES];
@@ -30,11 +30,14 @@ impl Engine {
         let file = disk
             .open(path, true)
             .map_err(|error| Fault::io("create", path, error))?;
-        Self::over(Arc::new(BlockFile::create(file, path)?))
+        Self::over(
+            Arc::new(BlockFile::create(file, path)?),
+            CacheBudget::default().tables,
+        )
     }
 
-    /// Opens a database and takes its lock.
-    pub(super) fn open(disk: &dyn Disk, path: &Path) -> Result<Self, Fault> {
+    /// Opens a database, of whose pages `cache_bytes` are kept in memory, and takes its lock.
+    pub(super) fn open(disk: &dyn Disk, path: &Path, cache_bytes: usize) -> Result<Self, Fault> {
         let file = disk
             .open(path, false)
             .map_err(|error| Fault::io("open", path, error))?;
@@ -45,7 +48,7 @@ impl Engine {
             },
             _ => Fault::io("lock", path, error),
         })?;
-        Self::over(Arc::new(BlockFile::open(file, path)?))
+        Self::over(Arc::new(BlockFile::open(file, path)?), cache_bytes)
     }
 
     /// Closes the file, and says if that failed. Dropping does the same in silence.
@@ -55,9 +58,9 @@ impl Engine {
         file.failure().map_or(Ok(()), Err)
     }
 
-    fn over(file: Arc<BlockFile>) -> Result<Self, Fault> {
+    fn over(file: Arc<BlockFile>, cache_bytes: usize) -> Result<Self, Fault> {
         let opened = Builder::new()
-            .set_cache_size(TABLES_CACHE_BYTES)
+            .set_cache_size(cache_bytes)
             // Every durable commit is two-phase and carries the allocator's state, so a sound file never needs the
             // full repair; what asks for it is damaged, and the repair could fall back to an older state in silence.
             .set_repair_callback(|repair| repair.abort())

@@ -80,12 +80,13 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Opens the database at `path`, or makes one with a fresh [`Meta`] in an existing directory.
+    /// Opens the database at `path`, or makes one with a fresh [`Meta`] in an existing directory. Up to `cache_bytes` of its
+    /// pages are kept in memory.
     ///
     /// # Errors
     /// [`Fault::Unusable`] if another process has it open or a later version wrote it; [`Fault::Damaged`] if it is not
     /// whole; [`Fault::Io`] for failed system calls.
-    pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<Self, Fault> {
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, cache_bytes: usize) -> Result<Self, Fault> {
         if !Self::exists(&*disk, path) {
             let temporary = temporary_beside(&*disk, path);
             let fresh = Self::create(&*disk, &temporary)?;
@@ -93,7 +94,7 @@ impl Tables {
             fresh.close()?;
             install(&*disk, &temporary, path)?;
         }
-        Self::over(Engine::open(&*disk, path)?)
+        Self::over(Engine::open(&*disk, path, cache_bytes)?)
     }
 
     /// Whether there is a database at `path`.

@@ -41,7 +41,7 @@ fn all_rows(tables: &Tables) -> Vec<(Revision, Row)> {
 fn a_fresh_database_is_at_revision_one_and_empty() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path, 1 << 20).unwrap();
     assert_eq!(tables.meta().unwrap(), Meta::default());
     assert_eq!(all_rows(&tables), vec![]);
     assert_eq!(tables.leases().unwrap(), vec![]);
@@ -52,7 +52,7 @@ fn a_fresh_database_is_at_revision_one_and_empty() {
 fn what_was_written_is_read_before_and_after_reopening() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path, 1 << 20).unwrap();
     tables.write(&batch(2, 50), false).unwrap();
     tables.write(&batch(50, 90), true).unwrap();
     let mut last = batch(90, 91);
@@ -77,7 +77,7 @@ fn what_was_written_is_read_before_and_after_reopening() {
     };
     check(&tables);
     tables.close().unwrap();
-    check(&Tables::open(Arc::new(RealDisk::new()), &path).unwrap());
+    check(&Tables::open(Arc::new(RealDisk::new()), &path, 1 << 20).unwrap());
 }
 
 /// What redb counts, by reading every page.
@@ -93,7 +93,7 @@ fn the_reckoned_size_stays_close_to_the_pages_that_redb_counts() {
     for value in [10, 290, 1500, 2100, 5000, 30_000] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("db");
-        let tables = Tables::open(Arc::new(RealDisk::without_sync()), &path).unwrap();
+        let tables = Tables::open(Arc::new(RealDisk::without_sync()), &path, 1 << 20).unwrap();
         let count = 30_000_000 / (value as u64 + 500);
         let check = |what: &str| {
             tables.write(&WriteBatch::default(), true).unwrap();
@@ -133,7 +133,7 @@ fn the_reckoned_size_stays_close_to_the_pages_that_redb_counts() {
 fn a_repeated_write_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path, 1 << 20).unwrap();
     tables.write(&batch(2, 50), true).unwrap();
     let rows = all_rows(&tables);
     let size = tables.size();
@@ -146,7 +146,7 @@ fn a_repeated_write_changes_nothing() {
 fn reading_from_a_revision_returns_as_much_as_asked_for_and_at_least_one_row() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let tables = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
+    let tables = Tables::open(Arc::new(RealDisk::new()), &path, 1 << 20).unwrap();
     let rows = (2..20).map(|main| (Revision::new(main, 0), row(100, None)));
     let batch = WriteBatch {
         rows: rows.collect(),
@@ -168,8 +168,8 @@ fn reading_from_a_revision_returns_as_much_as_asked_for_and_at_least_one_row() {
 fn a_database_in_use_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("db");
-    let _held = Tables::open(Arc::new(RealDisk::new()), &path).unwrap();
-    match Tables::open(Arc::new(RealDisk::new()), &path) {
+    let _held = Tables::open(Arc::new(RealDisk::new()), &path, 1 << 20).unwrap();
+    match Tables::open(Arc::new(RealDisk::new()), &path, 1 << 20) {
         Err(Fault::Unusable { path: named, .. }) => assert_eq!(named, path),
         other => panic!("{:?}", other.err()),
     }

@@ -73,7 +73,7 @@ impl Table {
         }
     }
 
-    fn entry(&self, index: u64) -> Option<&Location> {
+    pub(super) fn entry(&self, index: u64) -> Option<&Location> {
         let place = usize::try_from(index.checked_sub(self.first())?).ok()?;
         self.entries.get(place)
     }
@@ -81,6 +81,14 @@ impl Table {
     pub(super) fn position_of(&self, index: u64) -> Option<LogPosition> {
         let term = self.entry(index)?.term;
         Some(LogPosition { term, index })
+    }
+
+    fn newest_beyond_files(&self, files: u64) -> Option<u64> {
+        let (newest, _) = self.segments.last_key_value()?;
+        let too_old = newest.checked_sub(files)?;
+        let count = self.entries.partition_point(|entry| entry.segment <= too_old);
+        let count = count.min(self.entries.len().saturating_sub(1)) as u64;
+        count.checked_sub(1).map(|place| self.first() + place)
     }
 
     /// Adds the entry after the last one.
@@ -143,6 +151,12 @@ impl WalReader {
             run.read_into(&mut entries)?;
         }
         Ok(entries)
+    }
+
+    /// Index of the newest entry that may go so that entries are in no more than `files` segments; none if they are not in
+    /// more. The newest entry always stays.
+    pub fn newest_beyond_files(&self, files: u64) -> Option<u64> {
+        self.table.lock().newest_beyond_files(files)
     }
 
     /// The position of the entry at `index`, if it is there.

@@ -143,6 +143,36 @@ fn purged_segments_are_used_again() {
 }
 
 #[test]
+fn what_is_beyond_a_number_of_files_is_known_and_never_the_newest_entry() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut wal, _) = open(scratch.path(), true).unwrap();
+    let reader = wal.reader();
+    assert_eq!(reader.newest_beyond_files(1), None, "there is nothing");
+    for index in 0..40 {
+        append(&mut wal, 1, index..index + 1, 900);
+    }
+    let newest = *segments(scratch.path()).last().unwrap();
+    let in_file = |number: u64| {
+        let table = reader.table.lock();
+        let all = 0..40;
+        let inside = all.filter(|index| table.entry(*index).is_some_and(|entry| entry.segment == number));
+        inside.max()
+    };
+    for files in 1..newest {
+        assert_eq!(
+            reader.newest_beyond_files(files),
+            in_file(newest - files),
+            "{files} files"
+        );
+    }
+    assert_eq!(reader.newest_beyond_files(newest), None, "there are no more");
+    assert_eq!(reader.newest_beyond_files(0), Some(38), "one stays");
+    wal.purge(at(1, 38)).unwrap();
+    wal.flush(true).unwrap();
+    assert_eq!(reader.newest_beyond_files(1), None, "they are gone");
+}
+
+#[test]
 fn a_segment_being_read_is_not_used_again() {
     let scratch = tempfile::tempdir().unwrap();
     let (mut wal, _) = open(scratch.path(), true).unwrap();

@@ -109,5 +109,5 @@ fn disk() -> FaultyDisk {
 /// What a start does.
 fn open(disk: &FaultyDisk) -> Result<Tables, Fault> {
     remove_leftovers(disk, Path::new(DIRECTORY))?;
-    Tables::open(Arc::new(disk.clone()), Path::new(DATABASE))
+    Tables::open(Arc::new(disk.clone()), Path::new(DATABASE), 1 << 20)
 }

@@ -20,6 +20,7 @@ use kelson_storage::codec::encode_batch;
 use kelson_storage::command::*;
 use kelson_storage::error::Rejected;
 use kelson_storage::event_ring::RingRead;
+use kelson_storage::limits::CacheBudget;
 use kelson_storage::real_disk::RealDisk;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::{
@@ -106,8 +107,11 @@ struct Run {
 fn open(database: PathBuf) -> Store {
     let options = StoreOptions {
         database,
-        overlay_bytes: OVERLAY_BYTES,
-        event_ring_bytes: EVENT_RING_BYTES,
+        cache: CacheBudget {
+            overlay: OVERLAY_BYTES,
+            event_ring: EVENT_RING_BYTES,
+            ..CacheBudget::default()
+        },
     };
     Store::open(Arc::new(RealDisk::without_sync()), options).unwrap()
 }
@@ -290,7 +294,7 @@ impl Run {
         assert_eq!(batch.leases_put, leases.collect::<Vec<_>>());
         self.installs += 1;
         self.database = self.directory.path().join(format!("db{}", self.installs));
-        let copy = Tables::open(Arc::new(RealDisk::without_sync()), &self.database).unwrap();
+        let copy = Tables::open(Arc::new(RealDisk::without_sync()), &self.database, 1 << 20).unwrap();
         copy.write(&batch, true).unwrap();
         self.store.replace(copy).unwrap();
     }

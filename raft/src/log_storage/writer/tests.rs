@@ -8,15 +8,15 @@ use openraft::storage::RaftLogStorage;
 use openraft::type_config::TypeConfigExt;
 
 use super::super::LogStorage;
-use super::super::tests::{at, blank, ids, open};
+use super::super::tests::{CACHE_BYTES, at, blank, ids, open};
 use super::*;
 use crate::executor::Executor;
-use crate::type_config::{Batch, Entry, LogId};
+use crate::type_config::{Batch, Entry, LogId, position};
 
 /// A new log and its thread's half, which does nothing unless it is told to.
 fn log_and_writer(directory: &std::path::Path) -> (LogStorage, Writer) {
     let (wal, recovered) = open(directory, true);
-    let log = LogStorage::over(&wal, &recovered, Executor::default().bell()).unwrap();
+    let log = LogStorage::over(&wal, &recovered, CACHE_BYTES, Executor::default().bell()).unwrap();
     let shared = log.shared.clone();
     let writer = Writer::new(wal, shared, FaultSignal::default(), Arc::new(Meters::default()));
     (log, writer)
@@ -69,11 +69,62 @@ async fn a_group_that_is_too_large_is_written_in_parts_and_reported_whole() {
     assert_eq!(log.flushed(), 4);
     drop((log, writer));
     let (wal, recovered) = open(scratch.path(), false);
-    let mut log = LogStorage::over(&wal, &recovered, Executor::default().bell()).unwrap();
+    let mut log = LogStorage::over(&wal, &recovered, CACHE_BYTES, Executor::default().bell()).unwrap();
     assert_eq!(
         ids(&mut log, 0, 5).await,
         (0..5).map(|index| at(1, index)).collect::<Vec<_>>()
     );
+}
+
+fn reopened(directory: &std::path::Path) -> kelson_storage::wal::Recovered {
+    open(directory, false).1
+}
+
+/// Each put woke the thread twice: once for its entry, and once more to write down that it is committed.
+#[tokio::test]
+async fn a_committed_position_waits_for_company_and_not_for_ever() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut log, mut writer) = log_and_writer(scratch.path());
+    log.append([blank(at(1, 0))], IOFlushed::noop()).await.unwrap();
+    log.save_committed(Some(at(1, 0))).await.unwrap();
+    log.append([blank(at(1, 1))], IOFlushed::noop()).await.unwrap();
+    assert_eq!(writer.step(), Next::Again);
+    log.save_committed(Some(at(1, 1))).await.unwrap();
+    assert_eq!(
+        writer.step(),
+        Next::Wait(Some(COMMITTED_WAITS)),
+        "nothing is written for it"
+    );
+    drop((log, writer));
+    assert_eq!(reopened(scratch.path()).committed, Some(position(&at(1, 0))));
+
+    let (wal, recovered) = open(scratch.path(), false);
+    let mut log = LogStorage::over(&wal, &recovered, CACHE_BYTES, Executor::default().bell()).unwrap();
+    let mut writer = Writer::new(wal, log.shared.clone(), FaultSignal::default(), Arc::default());
+    log.append([blank(at(1, 2))], IOFlushed::noop()).await.unwrap();
+    while writer.step() != Next::Wait(Some(COMMITTED_WAITS)) {}
+    log.save_committed(Some(at(1, 2))).await.unwrap();
+    while writer.step() != Next::Wait(None) {}
+    drop((log, writer));
+    assert_eq!(reopened(scratch.path()).committed, Some(position(&at(1, 2))));
+}
+
+/// A position that was committed before a snapshot is announced must not be written after the announcement: the next start
+/// would take the snapshot's database for one whose log has been lost.
+#[tokio::test]
+async fn an_announcement_is_not_hidden_by_an_older_committed_position() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut log, mut writer) = log_and_writer(scratch.path());
+    log.append([blank(at(1, 0))], IOFlushed::noop()).await.unwrap();
+    assert_eq!(writer.step(), Next::Again);
+    log.save_committed(Some(at(1, 0))).await.unwrap();
+    let upto = position(&at(2, 9));
+    let mut announced = Box::pin(log.announce(upto));
+    assert!(announced.as_mut().now_or_never().is_none());
+    assert_eq!(writer.step(), Next::Again);
+    announced.await.unwrap();
+    drop((log, writer));
+    assert_eq!(reopened(scratch.path()).committed, Some(upto));
 }
 
 /// While a group is being written its end is cut off, and another leader's entry takes the place: that what was written is on
@@ -105,6 +156,6 @@ async fn a_write_that_a_truncation_overtook_does_not_speak_for_what_came_after()
     assert_eq!(ids(&mut log, 0, 3).await, [at(1, 0), at(1, 1), at(2, 2)]);
     drop((log, writer));
     let (wal, recovered) = open(scratch.path(), false);
-    let mut log = LogStorage::over(&wal, &recovered, Executor::default().bell()).unwrap();
+    let mut log = LogStorage::over(&wal, &recovered, CACHE_BYTES, Executor::default().bell()).unwrap();
     assert_eq!(ids(&mut log, 0, 3).await, [at(1, 0), at(1, 1), at(2, 2)]);
 }

@@ -118,7 +118,20 @@ pub const TABLE: &[(&str, &[Flag])] = &[
                 Served,
                 "More URLs for /metrics, /health, /livez and /readyz.",
             ),
-            flag("max-wals", Uint, "5", OWN_LOG, ""),
+            flag(
+                "max-wals",
+                Uint,
+                "5",
+                Served,
+                "Files of the log, 64 MiB each, that may hold what a checkpoint covers; 0: any number.",
+            ),
+            flag(
+                "cache-bytes",
+                Uint,
+                "0",
+                Served,
+                "Memory for pages, records, events and log entries that would be read again; 0: 96 MiB. Kelson's own.",
+            ),
             flag("max-snapshots", Uint, "5", OWN_LOG, ""),
             flag(
                 "memory-mlock",

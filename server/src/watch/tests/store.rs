@@ -10,6 +10,7 @@ use kelson_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse
 use kelson_storage::applied::Outcome;
 use kelson_storage::codec::encode_batch;
 use kelson_storage::command::{Command, CommandId, DeleteRange, Proposal, Put, Txn, TxnOp};
+use kelson_storage::limits::CacheBudget;
 use kelson_storage::real_disk::RealDisk;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::store::{ApplySink, Checkpointer, Store, StoreOptions};
@@ -39,8 +40,11 @@ impl Setup {
     fn open(directory: &Path) -> Self {
         let options = StoreOptions {
             database: directory.join("db"),
-            overlay_bytes: 1 << 20,
-            event_ring_bytes: 1 << 20,
+            cache: CacheBudget {
+                overlay: 1 << 20,
+                event_ring: 1 << 20,
+                ..CacheBudget::default()
+            },
         };
         let store = Store::open(Arc::new(RealDisk::default()), options).expect("a scratch directory");
         let (applied, seen) = watch::channel(store.reader().revision());
