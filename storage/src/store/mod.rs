@@ -26,8 +26,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::applied::{EventBatch, Outcome};
-use crate::codec::decode_batch;
-use crate::command::CommandId;
+use crate::codec::{DecodeError, decode_batch};
+use crate::command::{CommandId, Proposal};
 use crate::disk::Disk;
 use crate::error::{Fault, Rejected};
 use crate::event_ring::EventRing;
@@ -126,6 +126,8 @@ pub struct Store {
     shared: Arc<Shared>,
     options: StoreOptions,
     log_end: u64,
+    /// The commands that come next, read before the lock is taken.
+    decoded: Vec<Result<Proposal, DecodeError>>,
     /// What the commands under the lock did; told when it is released.
     effects: Vec<Effect>,
 }
@@ -155,6 +157,7 @@ impl Store {
             }),
             options,
             log_end,
+            decoded: Vec::new(),
             effects: Vec::new(),
         })
     }
@@ -216,19 +219,18 @@ impl Store {
         let mut proposals = decode_batch(batch);
         let mut finished = false;
         while !finished {
+            self.decoded.extend(proposals.by_ref().take(COMMANDS_PER_LOCK));
+            finished = self.decoded.len() < COMMANDS_PER_LOCK;
             let mut state = self.shared.state.lock();
             state.check_follows(at);
-            for _ in 0..COMMANDS_PER_LOCK {
-                let Some(proposal) = proposals.next() else {
-                    finished = true;
-                    // M05: the entry that raises an alarm leaves the applied position behind.
-                    if !mutant!("M05") || state.alarms.is_empty() {
-                        state.applied = Some(at);
-                    }
-                    break;
-                };
+            state.warm(self.decoded.iter().flatten().map(|proposal| &proposal.command));
+            for proposal in self.decoded.drain(..) {
                 let proposal = proposal.map_err(|error| state.unreadable(at, &error))?;
                 state.apply(proposal, at.term, &mut self.effects)?;
+            }
+            // M05: the entry that raises an alarm leaves the applied position behind.
+            if finished && (!mutant!("M05") || state.alarms.is_empty()) {
+                state.applied = Some(at);
             }
             // The ring follows the state without a gap even for a reader that sees the one before the other: both
             // are only ever asked "what is there from revision r on".

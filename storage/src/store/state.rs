@@ -10,7 +10,7 @@ use super::rolling_hash::RollingHash;
 use super::sessions::Sessions;
 use crate::applied::Event;
 use crate::codec::DecodeError;
-use crate::command::AlarmKind;
+use crate::command::{AlarmKind, Command, TxnOp};
 use crate::error::Fault;
 use crate::key_value::RecordArena;
 use crate::lease::Leases;
@@ -98,6 +98,25 @@ impl State {
                 self.hash.add_removed_member(id);
             }
         }
+    }
+
+    /// Gets ready for these commands: see [`IndexRoot::warm`](crate::mvcc::index::IndexRoot::warm).
+    pub fn warm<'c>(&self, commands: impl Iterator<Item = &'c Command>) {
+        let mut keys: Vec<&[u8]> = Vec::new();
+        for command in commands {
+            match command {
+                Command::Put(put) => keys.push(&put.key),
+                Command::Txn(txn) => {
+                    let puts = txn.success.iter().filter_map(|op| match op {
+                        TxnOp::Put(put) => Some(&put.key),
+                        _ => None,
+                    });
+                    keys.extend(puts.map(|key| &key[..]));
+                }
+                _ => {}
+            }
+        }
+        self.index.view().warm(&keys);
     }
 
     /// The state as readers inside apply see it, changes of the revision under way included.

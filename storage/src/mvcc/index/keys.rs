@@ -16,6 +16,9 @@ pub(super) const KEYS_MAX: usize = 64;
 /// Slots that a search looks at together: one cache line.
 const BLOCK_SLOTS: usize = 8;
 
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+
 /// Children that an inner node grows by.
 const SLACK_CHILDREN: usize = 8;
 
@@ -114,6 +117,14 @@ impl PackedKeys {
     /// The whole key at `at`.
     pub fn key(&self, at: usize) -> Vec<u8> {
         [self.prefix(), self.suffix(at)].concat()
+    }
+
+    /// Looks at each cache line that a search may need, and returns a number without meaning.
+    pub fn touch(&self) -> u64 {
+        let slots = self.slots.iter().step_by(BLOCK_SLOTS);
+        let slots: u64 = slots.map(|slot| u64::from(slot.head)).sum();
+        let text = self.text.iter().step_by(LINE_BYTES).take(KEYS_MAX / BLOCK_SLOTS);
+        slots + text.map(|byte| u64::from(*byte)).sum::<u64>()
     }
 
     /// Where `key` is, or where it belongs.

@@ -12,11 +12,17 @@ use super::{KeyMeta, Sum};
 pub(super) type Visit<'a> = dyn FnMut(&[u8], &KeyMeta) -> ControlFlow<()> + 'a;
 
 /// The newest record of `key`.
-pub(super) fn get(mut node: &Node, key: &[u8]) -> Option<KeyMeta> {
+pub(super) fn get(node: &Node, key: &[u8]) -> Option<KeyMeta> {
+    let leaf = leaf_of(node, key);
+    leaf.keys.search(key).ok().map(|at| leaf.meta(at))
+}
+
+/// The leaf that holds `key`, or would.
+pub(super) fn leaf_of<'n>(mut node: &'n Node, key: &[u8]) -> &'n Leaf {
     loop {
         match node {
             Node::Inner(inner) => node = &inner.children[inner.child_of(key)].node,
-            Node::Leaf(leaf) => return leaf.keys.search(key).ok().map(|at| leaf.meta(at)),
+            Node::Leaf(leaf) => return leaf,
         }
     }
 }
