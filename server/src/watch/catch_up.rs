@@ -19,7 +19,7 @@ use super::roster::{Place, Selected, Slot};
 use super::stream::StreamId;
 
 /// About how many bytes of history are read at once: the runtime is not kept from other work for longer.
-pub(crate) const BITE_BYTES: usize = 256 * 1024;
+pub(crate) const BITE_BYTES: usize = 64 * 1024;
 
 /// Most distinct revisions in one response. Source: etcd `watchBatchMaxRevs`.
 pub(crate) const RESPONSE_REVISIONS_MAX: usize = 1000;

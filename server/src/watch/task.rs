@@ -114,6 +114,11 @@ pub(crate) struct HubTask<S> {
     source: S,
     applied: watch::Receiver<u64>,
     inbox: mpsc::UnboundedReceiver<Message>,
+    /// When the next bite of history may be read: those who are behind get half of the task's time at most, so that those
+    /// who are level wait for no more than the bite under way.
+    next_bite: Instant,
+    /// Whether a bite may be waiting for that.
+    bite_put_off: bool,
     /// Read from the ring and not handled yet; at most as much as the ring holds.
     pending: VecDeque<Arc<EventBatch>>,
     progress_interval: Duration,
@@ -138,6 +143,8 @@ impl<S: Source> HubTask<S> {
             source,
             applied,
             inbox,
+            next_bite: Instant::now(),
+            bite_put_off: false,
             pending: VecDeque::new(),
             progress_interval,
             progress_due: BTreeSet::new(),
@@ -158,6 +165,10 @@ impl<S: Source> HubTask<S> {
                 continue;
             }
             let due = self.progress_due.first().map(|(due, _stream)| *due);
+            let due = due
+                .into_iter()
+                .chain(self.bite_put_off.then_some(self.next_bite))
+                .min();
             tokio::select! {
                 biased;
                 changed = self.applied.changed() => if changed.is_err() {
@@ -239,9 +250,21 @@ impl<S: Source> HubTask<S> {
 
     /// Reads one bite for whoever's turn it is. Returns whether to go on with the next.
     fn read_history(&mut self) -> Result<bool, Fault> {
+        let began = Instant::now();
+        self.bite_put_off = began < self.next_bite;
+        if self.bite_put_off {
+            return Ok(false);
+        }
         let Some(from) = self.hub.wants_history() else {
             return Ok(false);
         };
+        let more = self.read_bite(from);
+        let ended = Instant::now();
+        self.next_bite = ended + (ended - began);
+        more
+    }
+
+    fn read_bite(&mut self, from: u64) -> Result<bool, Fault> {
         let present = self.source.present();
         match self.source.history(from, BITE_BYTES) {
             Ok(bite) => self.hub.history(from, &bite, present, &self.source),
