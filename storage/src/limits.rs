@@ -60,9 +60,9 @@ impl Default for CacheBudget {
 /// Rows that one bite of a compaction deletes. Source: etcd `--compaction-batch-limit`.
 pub const COMPACTION_ROWS_PER_BITE: usize = 1000;
 
+/// Bites of a compaction that are put off for a long read that still needs what they would delete. Bites come every 5 ms,
+/// so this is a minute; a read that takes longer is told that its revision has been compacted.
+pub const COMPACTION_DEFERRALS_MAX: u32 = 12_000;
+
 /// Bytes of one frame of a snapshot image.
 pub const SNAPSHOT_FRAME_BYTES: usize = 1024 * 1024;
-
-/// Bytes of database pages held in memory. Less: more reads of old history go to the kernel's cache and are checked
-/// again. More: memory that the overlay and the index could use.
-pub const TABLES_CACHE_BYTES: usize = 128 * 1024 * 1024;

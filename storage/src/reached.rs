@@ -40,6 +40,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "compaction_of_tombstone_at_target",
         "a compaction kept a tombstone that stood at its revision",
     ),
+    (
+        "compaction_waited_for_read",
+        "a compaction deleted nothing for a while because a long read needed it",
+    ),
     ("damage_refused", "bytes on disk were not as written"),
     (
         "leader_counts_leases_afresh",

@@ -18,7 +18,8 @@ use tower::Service;
 
 use super::gate::{self, Learner};
 use super::grpc::inbound::{Messages, check_encoding};
-use super::grpc::outbound::{ReplyBody, encode, failure, reply, stream_reply};
+use super::grpc::outbound::{ReplyBody, encode, failure, long_reply, reply, stream_reply};
+use super::kv::RangeReply;
 use super::{ServiceContext, auth, cluster, election, health, kv, lease, lock, maintenance, watch};
 use crate::status::ClientError;
 
@@ -151,9 +152,14 @@ where
     check_encoding(&call.headers)?;
     match path {
         "/etcdserverpb.KV/Put" => unary!(call, kv::put),
-        "/etcdserverpb.KV/Range" => unary!(call, kv::range, |request: &RangeRequest| request
-            .serializable
-            .into()),
+        "/etcdserverpb.KV/Range" => {
+            let request: RangeRequest = call.messages.single().await?;
+            gate::admit(&call.context, &call.headers, request.serializable.into())?;
+            match kv::range_call(&call.context, request).await? {
+                RangeReply::Whole(response) => encode(response).await.map(reply),
+                RangeReply::Long(long) => long_reply(long.length, long.pieces),
+            }
+        }
         "/etcdserverpb.KV/Txn" => {
             let request = read_txn(&mut call).await?;
             gate::admit(&call.context, &call.headers, Learner::Refuses)?;

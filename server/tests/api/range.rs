@@ -506,3 +506,52 @@ async fn many_pairs_come_back_whole_and_in_order() {
             .all(|pair| pair.value == bytes(&"v".repeat(1000)))
     );
 }
+
+/// Long answers are sent while they are read; where they end and what stands behind the pairs must come out the same.
+#[tokio::test]
+async fn long_answers_are_cut_counted_and_pinned_like_short_ones() {
+    let cluster = Cluster::single().await;
+    let client = cluster.client(0);
+    const PAIRS: usize = 3_000;
+    const PER_TXN: usize = 100;
+    // Lengths on both sides of where a length takes one more byte.
+    let value = |n: usize| "v".repeat([0, 100, 128, 900, 17_000][n % 5]);
+    for start in (0..PAIRS).step_by(PER_TXN) {
+        let puts = (start..start + PER_TXN)
+            .map(|n| pb::request_op::Request::RequestPut(put(&format!("{n:06}"), &value(n))))
+            .collect();
+        client.run(puts).await.expect("txn succeeds");
+    }
+    client.delete("000017").await;
+    let revision = client.put("zzz", "").await;
+    let read = async |limit: i64, revision: i64, key: &str| {
+        let request = pb::RangeRequest {
+            limit,
+            revision,
+            ..between(key, "z")
+        };
+        client.range(request).await.expect("range succeeds")
+    };
+    for (limit, named, key, expected) in [
+        (0, 0, "0", PAIRS - 1),
+        (0, revision, "0", PAIRS - 1),
+        (-1, 0, "001000", PAIRS - 1000),
+        (1_500, 0, "0", 1_500),
+        (1_500, revision, "001000", 1_500),
+        (10_000, 0, "0", PAIRS - 1),
+        ((PAIRS - 1) as i64, 0, "0", PAIRS - 1),
+    ] {
+        let reply = read(limit, named, key).await;
+        let case = format!("limit {limit}, revision {named}, from {key}");
+        let all = if key == "0" { PAIRS - 1 } else { PAIRS - 1000 };
+        assert_eq!(reply.kvs.len(), expected, "{case}");
+        assert_eq!(reply.count, all as i64, "{case}");
+        assert_eq!(reply.more, expected < all, "{case}");
+        assert_eq!(reply.header.expect("header").revision, revision, "{case}");
+        for pair in kv_pairs(&reply.kvs) {
+            let n: usize = text(&pair.key).parse().expect("a number");
+            assert_eq!(text(&pair.value), value(n), "{case}");
+        }
+        assert!(keys(&reply).is_sorted(), "{case}");
+    }
+}

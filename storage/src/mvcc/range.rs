@@ -60,6 +60,18 @@ impl<'a> Span<'a> {
         }
     }
 
+    /// Bytes of the records of live keys.
+    pub fn bytes(&self, root: &IndexRoot) -> u64 {
+        match self {
+            Self::Key(key) => root
+                .get(key)
+                .filter(|meta| meta.live)
+                .map_or(0, |meta| meta.bytes.into()),
+            Self::From(start, Some(end)) if end <= start => 0,
+            Self::From(start, end) => root.bytes(start, *end),
+        }
+    }
+
     /// Visits the index entries, those of deleted keys too.
     pub fn for_each(&self, root: &IndexRoot, mut visit: impl FnMut(&[u8], &KeyMeta) -> ControlFlow<()>) {
         match self {

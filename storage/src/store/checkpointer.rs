@@ -15,7 +15,7 @@ use super::{COMMANDS_PER_LOCK, Shared};
 use crate::error::Fault;
 use crate::fail_point;
 use crate::key_value::key_of;
-use crate::limits::COMPACTION_ROWS_PER_BITE;
+use crate::limits::{COMPACTION_DEFERRALS_MAX, COMPACTION_ROWS_PER_BITE};
 use crate::mutant;
 use crate::revision::{LogPosition, Revision};
 use crate::tables::{LeaseRow, Row, Tables, WriteBatch};
@@ -45,6 +45,8 @@ struct Compaction {
     target: u64,
     /// Where the pass over the rows stands.
     next: Revision,
+    /// Bites put off for long reads.
+    deferred: u32,
 }
 
 /// What one write-behind step did.
@@ -64,6 +66,8 @@ struct Captured {
     batch: WriteBatch,
     /// What the database held before.
     written: u64,
+    /// The oldest revision that a long read needs.
+    pinned: Option<u64>,
 }
 
 /// What one bite of a compaction found.
@@ -178,12 +182,15 @@ impl Checkpointer {
             }
         }
         let tables = Arc::clone(&state.tables);
+        // A read that begins after this needs nothing that a compaction up to here can delete.
+        let pinned = self.shared.pins.oldest();
         MutexGuard::unlock_fair(state);
         MutexGuard::unlock_fair(entry);
         Captured {
             tables,
             batch,
             written,
+            pinned,
         }
     }
 
@@ -195,12 +202,21 @@ impl Checkpointer {
             self.compaction = scheduled.map(|target| Compaction {
                 target,
                 next: Revision::new(self.finished.unwrap_or(0), 0),
+                deferred: 0,
             });
         }
         let Some(compaction) = &mut self.compaction else {
             return Ok(bite);
         };
         if captured.written < compaction.target {
+            return Ok(bite);
+        }
+        if captured.pinned < Some(compaction.target)
+            && captured.pinned.is_some()
+            && compaction.deferred < COMPACTION_DEFERRALS_MAX
+        {
+            crate::reached!("compaction_waited_for_read");
+            compaction.deferred += 1;
             return Ok(bite);
         }
         let rows = captured

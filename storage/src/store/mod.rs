@@ -6,11 +6,12 @@
 //! under it, but for records that a transaction or a `prev_kv` needs and that are no longer in memory.
 //!
 //! A second lock is held for the whole of each log entry, so that the [`Checkpointer`] sees the state between entries
-//! only: what it writes is the state at exactly one log position. Order of locks: entry, then state.
+//! only: what it writes is the state at exactly one log position. Order of locks: entry, then state, then pins.
 
 mod apply;
 mod checkpointer;
 mod hash_kv;
+mod pins;
 mod reader;
 mod recovery;
 mod rolling_hash;
@@ -40,6 +41,7 @@ pub use checkpointer::{CheckpointStep, Checkpointer};
 pub use reader::{ReadView, StoreReader};
 
 use apply::Effect;
+use pins::Pins;
 use state::State;
 
 /// Commands that apply runs before it lets readers at the state.
@@ -137,6 +139,8 @@ struct Shared {
     /// Held while one log entry is applied.
     entry: Mutex<()>,
     state: Mutex<State>,
+    /// Views that are read in pieces, over a long time.
+    pins: Arc<Pins>,
     event_ring: Arc<EventRing>,
 }
 
@@ -153,7 +157,8 @@ impl Store {
             shared: Arc::new(Shared {
                 entry: Mutex::new(()),
                 state: Mutex::new(state),
-                event_ring: Arc::new(EventRing::new(options.event_ring_bytes)),
+                pins: Arc::default(),
+                event_ring: Arc::new(EventRing::new(options.cache.event_ring)),
             }),
             options,
             log_end,

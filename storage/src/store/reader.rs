@@ -1,11 +1,13 @@
 //! The readers' halves: [`StoreReader`] for what is true now, [`ReadView`] for what was true at one revision.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
+use super::pins::Pin;
 use super::state::row_missing;
 use super::{DatabaseSize, HashKv, HistoryBite, MemberRecord, ReadError, Shared, hash_kv};
 use crate::applied::{Event, EventBatch, EventKind, RangeResult, TxnApplied};
@@ -40,6 +42,19 @@ impl StoreReader {
             root: state.index.root(),
             revision: state.revision,
             shared: Arc::clone(&self.shared),
+            _pin: None,
+        }
+    }
+
+    /// As [`StoreReader::view`], for a read of what is alive that takes long: compactions wait for it, up to
+    /// [`COMPACTION_DEFERRALS_MAX`](crate::limits::COMPACTION_DEFERRALS_MAX) of their bites.
+    pub fn pinned_view(&self) -> ReadView {
+        let state = self.shared.state.lock();
+        ReadView {
+            root: state.index.root(),
+            revision: state.revision,
+            shared: Arc::clone(&self.shared),
+            _pin: Some(Arc::new(self.shared.pins.pin(state.revision))),
         }
     }
 
@@ -292,12 +307,32 @@ pub struct ReadView {
     shared: Arc<Shared>,
     root: IndexRoot,
     revision: u64,
+    /// Keeps records of this view from being deleted.
+    _pin: Option<Arc<Pin>>,
 }
 
 impl ReadView {
     /// The main revision it shows.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Bytes of the records of the keys that `range` names, whatever its limit. Costs two descents at any size.
+    pub fn record_bytes(&self, range: &Range) -> u64 {
+        Span::of(&range.key, &range.range_end).bytes(&self.root)
+    }
+
+    /// Calls `visit` with the bytes of each record of the keys that `range` names and that are alive in this view, in key
+    /// order, until it breaks.
+    pub fn for_each_size(&self, range: &Range, mut visit: impl FnMut(u32) -> ControlFlow<()>) {
+        let span = Span::of(&range.key, &range.range_end);
+        span.for_each(&self.root, |_, meta| {
+            if meta.live {
+                visit(meta.bytes)
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
     }
 
     /// Answers a range read at the view's revision, or at an older one that the request names.

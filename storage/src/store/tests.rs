@@ -289,6 +289,36 @@ fn key_may_change_twice_in_one_revision() {
     }
 }
 
+/// A list of a million keys is sent in pieces; a compaction meanwhile must not take away what has not been sent.
+#[test]
+fn compaction_waits_for_a_long_read_and_not_for_ever() {
+    for is_given_up in [false, true] {
+        let mut fixture = Fixture::new();
+        for command in [put("a", "1"), put("b", "1")] {
+            fixture.run(command).unwrap();
+        }
+        let view = fixture.store.reader().pinned_view();
+        for command in [put("a", "2"), put("b", "2"), Command::Compact { revision: 5 }] {
+            fixture.run(command).unwrap();
+        }
+        // Written, so that the overlay may forget it.
+        assert!(fixture.checkpointer.step(true).unwrap().compaction_pending);
+        let rows = |fixture: &Fixture| fixture.store.reader().tables().contents().rows;
+        assert!(fixture.checkpointer.step(true).unwrap().compaction_pending);
+        assert_eq!(rows(&fixture), 4);
+        assert_eq!(view.range(&all()).unwrap().count, 2);
+        if is_given_up {
+            for _ in 0..crate::limits::COMPACTION_DEFERRALS_MAX {
+                fixture.checkpointer.step(false).unwrap();
+            }
+        } else {
+            drop(view);
+        }
+        while fixture.checkpointer.step(true).unwrap().compaction_pending {}
+        assert_eq!(rows(&fixture), 2);
+    }
+}
+
 #[test]
 fn compaction_deletes_what_it_forgets_and_forgets_dead_keys() {
     let mut fixture = Fixture::new();

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Body, Frame};
@@ -48,6 +49,13 @@ impl ReplyBody {
                 meter.end(None);
                 State::Single(message)
             }
+            State::Pieces(long) => {
+                meter.tally().sent(1, long.bytes);
+                State::Pieces(Box::new(Long {
+                    meter: Some(meter),
+                    ..*long
+                }))
+            }
             state => state,
         })
     }
@@ -56,11 +64,21 @@ impl ReplyBody {
 enum State {
     /// One message, then the status.
     Single(Bytes),
+    /// One message that is made while it is sent, then the status.
+    Pieces(Box<Long>),
     /// Messages as they come, then the status.
     Stream(Box<dyn FrameSource>, Option<Box<CallMeter>>),
     /// The status alone.
     Trailers(HeaderMap),
     End,
+}
+
+/// See [`long_reply`].
+struct Long {
+    /// Of the message and its prefix.
+    bytes: usize,
+    pieces: BoxStream<'static, Result<Bytes, ClientError>>,
+    meter: Option<CallMeter>,
 }
 
 /// A stream of messages, encoded on demand.
@@ -76,6 +94,21 @@ trait FrameSource: Send {
 /// The reply of a unary call: one encoded message from [`encode`].
 pub fn reply(message: Bytes) -> http::Response<ReplyBody> {
     response(State::Single(message))
+}
+
+/// The reply of a unary call whose message of `length` bytes comes in pieces.
+pub fn long_reply(
+    length: usize,
+    pieces: BoxStream<'static, Result<Bytes, ClientError>>,
+) -> Result<http::Response<ReplyBody>, ClientError> {
+    let mut prefix = BytesMut::with_capacity(PREFIX_BYTES);
+    put_prefix(length, &mut prefix)?;
+    let prefix = futures::stream::once(async { Ok(prefix.freeze()) });
+    Ok(response(State::Pieces(Box::new(Long {
+        bytes: PREFIX_BYTES + length,
+        pieces: prefix.chain(pieces).boxed(),
+        meter: None,
+    }))))
 }
 
 /// The reply of a streaming call.
@@ -122,6 +155,14 @@ pub async fn encode<M: Message + 'static>(message: M) -> Result<Bytes, ClientErr
 }
 
 fn append<M: Message>(message: &M, length: usize, frame: &mut BytesMut) -> Result<(), ClientError> {
+    frame.reserve(PREFIX_BYTES + length);
+    put_prefix(length, frame)?;
+    message.encode_raw(frame);
+    Ok(())
+}
+
+/// What stands before a message of `length` bytes.
+fn put_prefix(length: usize, frame: &mut BytesMut) -> Result<(), ClientError> {
     let prefix = u32::try_from(length)
         .ok()
         .filter(|_| length <= REPLY_BYTES_MAX)
@@ -130,10 +171,8 @@ fn append<M: Message>(message: &M, length: usize, frame: &mut BytesMut) -> Resul
                 format!("grpc: trying to send message larger than max ({length} vs. {REPLY_BYTES_MAX})");
             ClientError::other(Code::ResourceExhausted, text)
         })?;
-    frame.reserve(PREFIX_BYTES + length);
     frame.put_u8(0);
     frame.put_u32(prefix);
-    message.encode_raw(frame);
     Ok(())
 }
 
@@ -192,6 +231,21 @@ impl Body for ReplyBody {
             State::Single(message) => (Frame::data(message), State::Trailers(ok_trailers())),
             State::Trailers(trailers) => (Frame::trailers(trailers), State::End),
             State::End => return Poll::Ready(None),
+            State::Pieces(mut long) => match long.pieces.as_mut().poll_next(cx) {
+                Poll::Pending => {
+                    self.0 = State::Pieces(long);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Some(Ok(piece))) => (Frame::data(piece), State::Pieces(long)),
+                Poll::Ready(end) => {
+                    let error = end.and_then(Result::err);
+                    if let Some(meter) = long.meter {
+                        meter.end(error.as_ref().map(ClientError::code));
+                    }
+                    let trailers = error.as_ref().map_or_else(ok_trailers, error_trailers);
+                    (Frame::trailers(trailers), State::End)
+                }
+            },
             State::Stream(mut source, meter) => {
                 let mut frame = BytesMut::new();
                 match source.poll_fill(cx, &mut frame) {
@@ -264,7 +318,6 @@ fn percent_encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt;
     use http_body_util::BodyExt;
     use kelson_proto::etcdserverpb as pb;
 

@@ -1,9 +1,11 @@
 //! KV: Range, RangeStream, Put, DeleteRange, Txn, Compact.
 
 mod deep_txn;
+mod long_range;
 mod range_stream;
 mod read_txn;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kelson_proto::etcdserverpb as pb;
@@ -13,6 +15,7 @@ use kelson_storage::store::{ReadError, ReadView};
 use prost::Message;
 
 pub use self::deep_txn::explain_undecodable_txn;
+pub use self::long_range::LongReply;
 pub use self::range_stream::range_stream;
 use self::read_txn::ReadPath;
 use super::{ServiceContext, quota};
@@ -25,16 +28,52 @@ const INLINE_KEYS_MAX: u64 = 1000;
 /// How often a physical compaction looks whether its rows are gone. Nothing waits for this but its caller.
 const COMPACTION_POLL: Duration = Duration::from_millis(10);
 
+/// What a range read comes to.
+pub enum RangeReply {
+    /// In memory.
+    Whole(pb::RangeResponse),
+    /// To be read while it is sent.
+    Long(LongReply),
+}
+
+/// Reads a range of keys at one revision, for a client.
+pub async fn range_call(
+    context: &Arc<ServiceContext>,
+    request: pb::RangeRequest,
+) -> Result<RangeReply, ClientError> {
+    let range = begin_range(context, request).await?;
+    if !range.range_end.is_empty() && long_range::is_long(&context.reader().view(), &range) {
+        let view = context.reader().pinned_view();
+        // The revision that was asked for may be of the past by now.
+        if long_range::is_long(&view, &range) {
+            return long_range::answer(context, view, range)
+                .await
+                .map(RangeReply::Long);
+        }
+    }
+    read_range(context, range).await.map(RangeReply::Whole)
+}
+
 /// Reads a range of keys at one revision.
 pub async fn range(
     context: &ServiceContext,
     request: pb::RangeRequest,
 ) -> Result<pb::RangeResponse, ClientError> {
+    let range = begin_range(context, request).await?;
+    read_range(context, range).await
+}
+
+/// Checks the request, and waits until it may be answered here.
+async fn begin_range(context: &ServiceContext, request: pb::RangeRequest) -> Result<Range, ClientError> {
     let serializable = request.serializable;
     let range = convert::range(request)?;
     if !serializable {
         context.node.read_index().await?;
     }
+    Ok(range)
+}
+
+async fn read_range(context: &ServiceContext, range: Range) -> Result<pb::RangeResponse, ClientError> {
     let (revision, result) = read(context, &range, is_big, ReadView::range).await?;
     Ok(convert::range_reply(context.header_at(revision), result))
 }

@@ -72,6 +72,15 @@ pub async fn range_stream(
     }))
 }
 
+/// The smallest key above the last one of `kvs`.
+pub(super) fn key_after(kvs: &[Bytes]) -> Option<Bytes> {
+    let last = convert::key_of(kvs.last()?);
+    let mut next = BytesMut::with_capacity(last.len() + 1);
+    next.put_slice(&last);
+    next.put_u8(0);
+    Some(next.freeze())
+}
+
 struct Chunks {
     context: Arc<ServiceContext>,
     view: ReadView,
@@ -102,7 +111,8 @@ impl Chunks {
             let whole = RangeResult { count, ..result };
             convert::range_reply(self.context.header_at(self.view.revision()), whole)
         } else {
-            self.range.key = self.key_after(&result);
+            // A chunk with more behind it is not empty; without a key there is nothing to go on from.
+            self.range.key = key_after(&result.kvs).unwrap_or_else(|| self.range.range_end.clone());
             pb::RangeResponse {
                 kvs: result.kvs,
                 ..Default::default()
@@ -147,19 +157,6 @@ impl Chunks {
         } else if bytes > aim * 2 {
             self.chunk_keys = (self.chunk_keys / 2).max(1);
         }
-    }
-
-    /// The smallest key above the last one of `result`.
-    fn key_after(&self, result: &RangeResult) -> Bytes {
-        let Some(last) = result.kvs.last() else {
-            // A chunk with more behind it is not empty; without a key there is nothing to go on from.
-            return self.range.range_end.clone();
-        };
-        let last = convert::key_of(last);
-        let mut next = BytesMut::with_capacity(last.len() + 1);
-        next.put_slice(&last);
-        next.put_u8(0);
-        next.freeze()
     }
 }
 

@@ -1,0 +1,173 @@
+//! A long answer of Range, sent in pieces: one gRPC message whose length the index knows before any record is read. Nothing
+//! of it is held but the piece that is on its way, however long the list and however slow its client.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use kelson_proto::etcdserverpb as pb;
+use kelson_storage::command::Range;
+use kelson_storage::store::{ReadError, ReadView};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use super::range_stream::{has_filters, is_in_key_order, key_after};
+use crate::services::ServiceContext;
+use crate::status::ClientError;
+
+/// Records that are sent in pieces if they have more bytes than this together. Less is quicker in one.
+const PIECES_FROM_BYTES: u64 = 1024 * 1024;
+
+/// Bytes of a piece, about.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// Keys read at once for a piece.
+const PIECE_KEYS: i64 = 512;
+
+/// `kvs` of `RangeResponse`.
+const KVS_FIELD: u32 = 2;
+
+/// An answer that is not in memory.
+pub struct LongReply {
+    /// Bytes of the message.
+    pub length: usize,
+    /// The message.
+    pub pieces: BoxStream<'static, Result<Bytes, ClientError>>,
+}
+
+/// Whether the answer of `range` on `view` is long, and simple enough to be told from the index.
+pub(super) fn is_long(view: &ReadView, range: &Range) -> bool {
+    let is_of_view = range.revision <= 0 || range.revision.cast_unsigned() == view.revision();
+    let is_plain = is_in_key_order(range) && !has_filters(range) && !range.keys_only && !range.count_only;
+    let limit_is_small = (1..=PIECE_KEYS).contains(&range.limit);
+    is_of_view && is_plain && !limit_is_small && view.record_bytes(range) > PIECES_FROM_BYTES
+}
+
+/// What is still to be sent.
+struct Rest {
+    context: Arc<ServiceContext>,
+    /// Pinned: nothing of it is deleted meanwhile.
+    view: ReadView,
+    /// Its key moves on, and its limit counts down.
+    range: Range,
+    /// Records still to be sent.
+    keys: u64,
+    /// What comes behind them.
+    tail: Bytes,
+    ended: bool,
+}
+
+/// What an answer will be.
+#[derive(Clone, Copy, Default)]
+struct Shape {
+    keys: u64,
+    /// Bytes of the `kvs` fields.
+    bytes: usize,
+}
+
+/// Answers `range` on `view`, which must be pinned.
+pub(super) async fn answer(
+    context: &Arc<ServiceContext>,
+    view: ReadView,
+    range: Range,
+) -> Result<LongReply, ClientError> {
+    let (view, range, shape, count) = context
+        .long_read(move || {
+            let shape = shape(&view, &range);
+            let all = Range {
+                count_only: true,
+                ..range.clone()
+            };
+            let count = view.range(&all)?.count;
+            Ok((view, range, shape, count))
+        })
+        .await?;
+    let head = pb::RangeResponse {
+        header: Some(context.header_at(view.revision())),
+        ..Default::default()
+    };
+    let tail = pb::RangeResponse {
+        more: count > shape.keys,
+        count: count.cast_signed(),
+        ..Default::default()
+    };
+    let head = Bytes::from(head.encode_to_vec());
+    let tail = Bytes::from(tail.encode_to_vec());
+    let length = head.len() + shape.bytes + tail.len();
+    let rest = Rest {
+        context: context.clone(),
+        view,
+        range,
+        keys: shape.keys,
+        tail,
+        ended: false,
+    };
+    let pieces = futures::stream::unfold(rest, next_piece);
+    let pieces = futures::stream::once(async { Ok(head) }).chain(pieces).boxed();
+    Ok(LongReply { length, pieces })
+}
+
+fn shape(view: &ReadView, range: &Range) -> Shape {
+    let limit = u64::try_from(range.limit).ok().filter(|limit| *limit > 0);
+    let limit = limit.unwrap_or(u64::MAX);
+    let mut shape = Shape::default();
+    view.for_each_size(range, |bytes| {
+        if shape.keys == limit {
+            return ControlFlow::Break(());
+        }
+        shape.keys += 1;
+        shape.bytes += key_len(KVS_FIELD) + encoded_len_varint(bytes.into()) + bytes as usize;
+        ControlFlow::Continue(())
+    });
+    shape
+}
+
+async fn next_piece(mut rest: Rest) -> Option<(Result<Bytes, ClientError>, Rest)> {
+    if rest.ended {
+        return None;
+    }
+    if rest.keys == 0 {
+        rest.ended = true;
+        return Some((Ok(rest.tail.clone()), rest));
+    }
+    let (view, range, keys) = (rest.view.clone(), rest.range.clone(), rest.keys);
+    let read = rest
+        .context
+        .long_read(move || read_piece(&view, range, keys))
+        .await;
+    Some(match read {
+        Ok((piece, key, keys)) => {
+            rest.range.key = key;
+            rest.keys = keys;
+            (Ok(piece), rest)
+        }
+        Err(error) => {
+            rest.ended = true;
+            (Err(error), rest)
+        }
+    })
+}
+
+/// The next records, where to go on, and how many are left then.
+fn read_piece(view: &ReadView, mut range: Range, mut keys: u64) -> Result<(Bytes, Bytes, u64), ReadError> {
+    let mut piece = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
+    while keys > 0 && piece.len() < PIECE_BYTES {
+        range.limit = PIECE_KEYS.min(i64::try_from(keys).unwrap_or(i64::MAX));
+        let result = view.range(&range)?;
+        let found = result.kvs.len() as u64;
+        assert!(
+            found > 0 && found <= keys,
+            "the index has {keys} more keys, and {found} of them were found"
+        );
+        keys -= found;
+        for kv in &result.kvs {
+            encode_key(KVS_FIELD, WireType::LengthDelimited, &mut piece);
+            encode_varint(kv.len() as u64, &mut piece);
+            piece.put_slice(kv);
+        }
+        range.key = key_after(&result.kvs).unwrap_or(range.key);
+    }
+    Ok((piece.freeze(), range.key, keys))
+}
