@@ -159,19 +159,27 @@ impl PeerService {
             tokio::select! {
                 biased;
                 reply = replies.next() => {
-                    // One sync answers many appends: their replies share a write.
-                    let mut ready = Some(reply);
-                    while let Some(reply) = ready {
-                        let Some(reply) = reply else { return Ok(()) };
+                    // One sync answers many appends: their replies share a write. The stream ends after a refusal, which must
+                    // be sent all the same.
+                    let mut next = Some(reply);
+                    let mut ended = false;
+                    while let Some(reply) = next {
+                        let Some(reply) = reply else {
+                            ended = true;
+                            break;
+                        };
                         let result = reply.map_err(|fatal| io::Error::other(fatal.to_string()))?;
                         if !matches!(result, Err(StreamAppendError::HigherVote(_))) {
                             self.signs.heard_now();
                         }
                         fail_point!("raftBeforeFollowerSend");
                         writer.put(Kind::AppendReply, &append_reply(&result));
-                        ready = replies.next().now_or_never();
+                        next = replies.next().now_or_never();
                     }
                     writer.flush().await?;
+                    if ended {
+                        return Ok(());
+                    }
                 }
                 frame = reader.next() => {
                     let Some(frame) = frame? else { return Ok(()) };

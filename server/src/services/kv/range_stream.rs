@@ -4,18 +4,15 @@
 //! last keys. The view of the first chunk serves all of them, so later writes are invisible; a compaction beyond its
 //! revision ends the stream, as it would end a read.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::Stream;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use kelson_proto::etcdserverpb as pb;
 use kelson_storage::applied::RangeResult;
 use kelson_storage::command::{Range, SortOrder, SortTarget};
-use kelson_storage::error::Rejected;
-use kelson_storage::store::{ReadError, ReadView};
+use kelson_storage::store::ReadView;
 
 use crate::convert;
 use crate::services::ServiceContext;
@@ -26,6 +23,9 @@ const FIRST_CHUNK_KEYS: i64 = 10;
 
 /// Most keys in one chunk, however small they are: a bite the runtime can take.
 const CHUNK_KEYS_MAX: i64 = 8192;
+
+/// Chunks of more keys are read beside the runtime: each key can cost a page of the database.
+const INLINE_KEYS_MAX: i64 = 100;
 
 /// Whether the answer is in key order, ascending.
 pub(super) fn is_in_key_order(range: &Range) -> bool {
@@ -61,7 +61,7 @@ pub async fn range_stream(
         context.node.read_index().await?;
     }
     let view = context.reader().view();
-    Ok(Box::pin(Chunks {
+    let chunks = Chunks {
         left: range.limit,
         range,
         view,
@@ -69,7 +69,16 @@ pub async fn range_stream(
         count: None,
         chunk_keys: FIRST_CHUNK_KEYS,
         ended: false,
-    }))
+    };
+    Ok(futures::stream::unfold(chunks, |mut chunks| async move {
+        if chunks.ended {
+            return None;
+        }
+        let chunk = chunks.next_chunk().await;
+        chunks.ended |= chunk.is_err();
+        Some((chunk, chunks))
+    })
+    .boxed())
 }
 
 /// The smallest key above the last one of `kvs`.
@@ -95,10 +104,8 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn next_chunk(&mut self) -> Result<pb::RangeStreamResponse, ClientError> {
-        let result = self
-            .read_chunk()
-            .map_err(|error| self.context.read_failed(error))?;
+    async fn next_chunk(&mut self) -> Result<pb::RangeStreamResponse, ClientError> {
+        let result = self.read_chunk().await?;
         let count = *self.count.get_or_insert(result.count);
         let taken = i64::try_from(result.kvs.len()).unwrap_or(i64::MAX);
         self.adapt(&result);
@@ -123,7 +130,7 @@ impl Chunks {
         })
     }
 
-    fn read_chunk(&self) -> Result<RangeResult, ReadError> {
+    async fn read_chunk(&self) -> Result<RangeResult, ClientError> {
         let pinned = if self.range.revision > 0 {
             self.range.revision.cast_unsigned()
         } else {
@@ -135,17 +142,23 @@ impl Chunks {
             .compacted()
             .is_some_and(|compacted| pinned < compacted)
         {
-            return Err(Rejected::Compacted.into());
+            return Err(ClientError::Compacted);
         }
         let limit = if self.left > 0 {
             self.left.min(self.chunk_keys)
         } else {
             self.chunk_keys
         };
-        self.view.range(&Range {
+        let chunk = Range {
             limit,
             ..self.range.clone()
-        })
+        };
+        if limit <= INLINE_KEYS_MAX && !self.range.count_only {
+            let read = self.view.range(&chunk);
+            return read.map_err(|error| self.context.read_failed(error));
+        }
+        let view = self.view.clone();
+        self.context.long_read(move || view.range(&chunk)).await
     }
 
     /// Steers towards chunks of about the largest request, as etcd does.
@@ -157,18 +170,5 @@ impl Chunks {
         } else if bytes > aim * 2 {
             self.chunk_keys = (self.chunk_keys / 2).max(1);
         }
-    }
-}
-
-impl Stream for Chunks {
-    type Item = Result<pb::RangeStreamResponse, ClientError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let chunk = self.next_chunk();
-        self.ended |= chunk.is_err();
-        Poll::Ready(Some(chunk))
     }
 }
