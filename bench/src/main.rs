@@ -15,6 +15,7 @@ mod calibration;
 mod compare;
 mod expiry;
 mod fanout;
+mod goals;
 mod growth;
 mod load;
 mod plot;

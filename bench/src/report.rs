@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::calibration::Calibration;
+use crate::goals;
 
 /// One run of one load. Times in microseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -97,6 +98,11 @@ impl RowReport {
         Spread::of(values.collect()).map(|spread| spread.median)
     }
 
+    /// The median over the pairs of A's figure as a share of B's.
+    pub fn median_ratio(&self, of: impl Fn(&Figures) -> f64) -> Option<f64> {
+        self.ratio(of).map(|spread| spread.median)
+    }
+
     /// A's figure as a share of B's, over the pairs.
     fn ratio(&self, of: impl Fn(&Figures) -> f64) -> Option<Spread> {
         let ratios = self.pairs.iter().filter_map(|pair| match pair {
@@ -159,6 +165,7 @@ impl fmt::Display for Report {
         for row in &self.rows {
             writeln!(f, "* {}: {}", row.name, row.load)?;
         }
+        writeln!(f, "\n{}", goals::table(&self.rows))?;
         for failure in &self.failures {
             writeln!(f, "* FAILED: {failure}")?;
         }
@@ -212,10 +219,10 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn figures(rate: f64) -> Figures {
+    pub(crate) fn figures(rate: f64) -> Figures {
         Figures {
             rate,
             p50_us: 100,
