@@ -113,6 +113,10 @@ pub struct Meters {
     pub slow_applies: Counter,
     /// Linearizable reads that were not confirmed in time.
     pub read_indexes_failed: Counter,
+    /// Quorum rounds for reads that were given up for another one.
+    pub slow_read_indexes: Counter,
+    /// Bytes of records written to the log.
+    pub wal_bytes: Counter,
     /// Snapshots being installed here.
     pub snapshots_applying: Gauge,
     /// By member id.
@@ -127,6 +131,8 @@ impl Default for Meters {
             proposals_failed: Counter::default(),
             slow_applies: Counter::default(),
             read_indexes_failed: Counter::default(),
+            slow_read_indexes: Counter::default(),
+            wal_bytes: Counter::default(),
             snapshots_applying: Gauge::default(),
             peers: Mutex::default(),
         }

@@ -372,6 +372,7 @@ impl ToLeader {
             let late = reads.round_is_late(now);
             if late {
                 kelson_storage::reached!("read_round_late");
+                self.identity.meters.slow_read_indexes.add(1);
                 reads.abandon_round();
             }
             late

@@ -155,6 +155,8 @@ impl Server {
                 feature_gates: config.feature_gates.clone(),
                 rejections,
                 grpc: context.grpc.clone(),
+                requests: context.requests.clone(),
+                leases: context.leases.clone(),
                 extensive: config.extensive_metrics,
             },
         });

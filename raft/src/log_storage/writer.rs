@@ -195,6 +195,7 @@ impl GroupOutcome {
     }
 
     fn finish(&mut self, wal: &mut Wal, shared: &Shared, meters: &Meters) -> Result<(), Fault> {
+        meters.wal_bytes.add(wal.buffered_bytes() as u64);
         let began = self.needs_sync.then(Instant::now);
         fail_point!("raftBeforeSave");
         wal.flush(self.needs_sync)?;

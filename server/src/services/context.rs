@@ -14,10 +14,12 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::GRPC_OVERHEAD_BYTES;
 use super::grpc::meter::GrpcMeters;
+use super::request_meters::{RequestKind, RequestMeters};
 use crate::lease::LeaseKeeper;
 use crate::status::ClientError;
 use crate::watch::WatchHub;
@@ -58,6 +60,8 @@ pub struct ServiceContext {
     pub limits: Limits,
     /// Counts calls.
     pub grpc: Arc<GrpcMeters>,
+    /// Times requests.
+    pub requests: Arc<RequestMeters>,
     /// Work that outlives its call, such as giving up the place of a client that has gone away while waiting for a
     /// lock. The owner closes it and waits for it when the server stops.
     pub tasks: TaskTracker,
@@ -85,6 +89,7 @@ impl ServiceContext {
             leases,
             limits,
             grpc: Arc::default(),
+            requests: Arc::default(),
             tasks: TaskTracker::new(),
             faults,
             quota_used_up: AtomicBool::new(false),
@@ -126,11 +131,14 @@ impl ServiceContext {
 
     /// Replicates a command, and answers with the reply header and what the command did.
     pub async fn propose(&self, command: Command) -> Result<(ResponseHeader, Applied), ClientError> {
+        let (kind, began) = (RequestKind::of(&command), Instant::now());
+        let proposed = self.node.propose(command).await;
+        self.requests.observe(kind, proposed.is_ok(), began.elapsed());
         let Outcome {
             revision,
             term,
             result,
-        } = self.node.propose(command).await?;
+        } = proposed?;
         Ok((self.header(revision, term), result?))
     }
 

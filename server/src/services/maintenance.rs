@@ -4,6 +4,7 @@ use kelson_proto::etcdserverpb as pb;
 use kelson_raft::node::NodeStatus;
 use kelson_storage::applied::Applied;
 use kelson_storage::command::{AlarmAction, AlarmKind, Command};
+use tokio::time::Instant;
 
 use super::ServiceContext;
 use crate::convert;
@@ -82,7 +83,9 @@ pub async fn defragment(
 
 /// A digest of the live state, equal on members that have applied the same commands. Not etcd's number.
 pub async fn hash(context: &ServiceContext, _: pb::HashRequest) -> Result<pb::HashResponse, ClientError> {
+    let began = Instant::now();
     let (_, digest) = context.reader().rolling_hash();
+    context.requests.hash.observe(began.elapsed());
     let (high, low) = (digest >> 32, digest & u64::from(u32::MAX));
     Ok(pb::HashResponse {
         header: Some(context.header_now()),
@@ -96,9 +99,11 @@ pub async fn hash_kv(
     request: pb::HashKvRequest,
 ) -> Result<pb::HashKvResponse, ClientError> {
     let reader = context.reader().clone();
+    let began = Instant::now();
     let hashed = context
         .long_read(move || reader.hash_kv(request.revision))
         .await?;
+    context.requests.hash_kv.observe(began.elapsed());
     Ok(pb::HashKvResponse {
         header: Some(context.header_at(hashed.revision)),
         hash: hashed.hash,

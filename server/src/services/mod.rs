@@ -16,6 +16,7 @@ pub mod lease;
 pub mod lock;
 pub mod maintenance;
 pub mod quota;
+pub mod request_meters;
 mod turn;
 pub mod watch;
 

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use kelson_proto::etcdserverpb::{LeaseKeepAliveRequest, RangeRequest};
+use kelson_proto::etcdserverpb::{self as pb, LeaseKeepAliveRequest, RangeRequest};
 use tokio_stream::StreamExt;
 
 use crate::harness::Cluster;
+use crate::harness::client::put;
 use crate::http::exchange;
 
 /// Families that the official dashboard, the alert rules and common charts read: name, type.
-const FAMILIES: [(&str, &str); 50] = [
+const FAMILIES: [(&str, &str); 65] = [
     ("etcd_server_has_leader", "gauge"),
     ("etcd_server_leader_changes_seen_total", "counter"),
     ("etcd_server_proposals_committed_total", "gauge"),
@@ -60,6 +61,21 @@ const FAMILIES: [(&str, &str); 50] = [
     ("etcd_debugging_mvcc_watcher_total", "gauge"),
     ("etcd_debugging_mvcc_watch_stream_total", "gauge"),
     ("etcd_debugging_mvcc_slow_watcher_total", "gauge"),
+    ("etcd_server_slow_read_indexes_total", "counter"),
+    ("etcd_server_request_duration_seconds", "histogram"),
+    ("etcd_server_range_duration_seconds", "histogram"),
+    ("etcd_disk_wal_write_bytes_total", "gauge"),
+    ("etcd_mvcc_put_total", "counter"),
+    ("etcd_mvcc_delete_total", "counter"),
+    ("etcd_mvcc_txn_total", "counter"),
+    ("etcd_mvcc_range_total", "counter"),
+    ("etcd_mvcc_hash_duration_seconds", "histogram"),
+    ("etcd_mvcc_hash_rev_duration_seconds", "histogram"),
+    ("etcd_debugging_server_lease_expired_total", "counter"),
+    ("etcd_debugging_lease_granted_total", "counter"),
+    ("etcd_debugging_lease_revoked_total", "counter"),
+    ("etcd_debugging_lease_renewed_total", "counter"),
+    ("etcd_debugging_auth_revision", "gauge"),
 ];
 
 /// One scrape: the type of each family and the value of each series, the series as it is written.
@@ -230,4 +246,38 @@ async fn an_open_stream_has_started_and_is_not_handled() {
         }
     })
     .await;
+}
+
+/// Operations as the store counts them: each put of a transaction, and a transaction if it does more than one thing.
+#[tokio::test]
+async fn operations_and_requests_are_counted_by_kind() {
+    let cluster = Cluster::fresh(1, &[]).await;
+    let client = cluster.client(0);
+    let before = Scrape::of(&cluster, 0).await;
+    client.put("a", "1").await;
+    let put_op = |key| pb::request_op::Request::RequestPut(put(key, "2"));
+    client.run(vec![put_op("b")]).await.expect("a txn of one");
+    client
+        .run(vec![put_op("c"), put_op("d")])
+        .await
+        .expect("a txn of two");
+    client.delete("a").await;
+    client.get("b").await;
+    let after = Scrape::of(&cluster, 0).await;
+    let grown = |series: &str| after.value(series) - before.series.get(series).copied().unwrap_or(0.0);
+    assert_eq!(grown("etcd_mvcc_put_total"), 4.0);
+    assert_eq!(grown("etcd_mvcc_delete_total"), 1.0);
+    assert_eq!(grown("etcd_mvcc_txn_total"), 1.0);
+    assert!(grown("etcd_mvcc_range_total") >= 1.0);
+    for (kind, count) in [("Put", 1.0), ("Txn", 2.0), ("DeleteRange", 1.0), ("Range", 1.0)] {
+        let series =
+            format!("etcd_server_request_duration_seconds_count{{type=\"{kind}\",success=\"true\"}}");
+        let sorted =
+            format!("etcd_server_request_duration_seconds_count{{success=\"true\",type=\"{kind}\"}}");
+        let value = |scrape: &Scrape| {
+            let found = scrape.series.get(&series).or(scrape.series.get(&sorted));
+            found.copied().unwrap_or(0.0)
+        };
+        assert_eq!(value(&after) - value(&before), count, "{kind}");
+    }
 }

@@ -160,6 +160,7 @@ impl State {
 
     /// Writes a key that may be written, and returns the pair before if it was asked for.
     fn put(&mut self, put: &Put) -> Result<Option<bytes::Bytes>, Fault> {
+        self.operations.puts += 1;
         let revision = self.next_revision();
         let newest = self.index.get(&put.key);
         let live = newest.filter(|meta| meta.live);
@@ -199,6 +200,7 @@ impl State {
 
     /// Deletes the live keys of a range, in key order.
     fn delete_range(&mut self, delete: &DeleteRange) -> Result<Deleted, Fault> {
+        self.operations.deletes += 1;
         let mut keys = Vec::new();
         let span = Span::of(&delete.key, &delete.range_end);
         span.for_each(self.index.view(), |key, meta| {
@@ -316,7 +318,9 @@ impl State {
 
     fn run_txn(&mut self, txn: &Txn, decisions: &Decisions) -> Result<TxnApplied, Fault> {
         let mut decisions = decisions.iter();
+        let before = self.operations.sum();
         let applied = self.run_branch(txn, &mut decisions)?;
+        self.operations.txns += u64::from(self.operations.sum() > before + 1);
         assert!(
             decisions.next().is_none() || mutant!("M25"),
             "a decided transaction was not run"
@@ -337,6 +341,7 @@ impl State {
         for op in branch {
             responses.push(match op {
                 TxnOp::Range(range) => {
+                    self.operations.ranges += 1;
                     let reading = self.reading();
                     let read = reading.range(range)?;
                     let revision = reading.present;

@@ -22,6 +22,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -90,6 +91,25 @@ pub struct DatabaseSize {
     pub in_use: u64,
 }
 
+/// What was done since the process started. Source: etcd's `etcd_mvcc_*_total`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Operations {
+    /// Keys written.
+    pub puts: u64,
+    /// Deletions of ranges.
+    pub deletes: u64,
+    /// Transactions of more than one operation.
+    pub txns: u64,
+    /// Ranges read, inside of transactions and outside.
+    pub ranges: u64,
+}
+
+impl Operations {
+    fn sum(&self) -> u64 {
+        self.puts + self.deletes + self.ranges
+    }
+}
+
 /// etcd's HashKV answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKv {
@@ -142,6 +162,8 @@ struct Shared {
     /// Views that are read in pieces, over a long time.
     pins: Arc<Pins>,
     event_ring: Arc<EventRing>,
+    /// Ranges read by clients.
+    ranges: AtomicU64,
 }
 
 impl Store {
@@ -159,6 +181,7 @@ impl Store {
                 state: Mutex::new(state),
                 pins: Arc::default(),
                 event_ring: Arc::new(EventRing::new(options.cache.event_ring)),
+                ranges: AtomicU64::new(0),
             }),
             options,
             log_end,
@@ -183,7 +206,10 @@ impl Store {
                 "a snapshot of the past replaces the present"
             );
             self.shared.event_ring.clear();
-            std::mem::replace(&mut *current, state)
+            let operations = current.operations;
+            let old = std::mem::replace(&mut *current, state);
+            current.operations = operations;
+            old
         };
         drop(entry);
         drop(old);

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
 use super::pins::Pin;
 use super::state::row_missing;
-use super::{DatabaseSize, HashKv, HistoryBite, MemberRecord, ReadError, Shared, hash_kv};
+use super::{DatabaseSize, HashKv, HistoryBite, MemberRecord, Operations, ReadError, Shared, hash_kv};
 use crate::applied::{Event, EventBatch, EventKind, RangeResult, TxnApplied};
 use crate::command::{AlarmKind, Range, Txn};
 use crate::error::{Fault, Rejected};
@@ -118,6 +119,13 @@ impl StoreReader {
     /// Sizes of the database.
     pub fn size(&self) -> DatabaseSize {
         self.tables().size()
+    }
+
+    /// What was done since the process started.
+    pub fn operations(&self) -> Operations {
+        let mut operations = self.shared.state.lock().operations;
+        operations.ranges += self.shared.ranges.load(Ordering::Relaxed);
+        operations
     }
 
     /// Bytes of records that the database does not hold yet. Whoever applies should wait while this is above the
@@ -340,6 +348,7 @@ impl ReadView {
     /// Rejected as compacted when a compaction has forgotten the revision; also, rarely, for a read at the view's own
     /// revision, when the store has moved on and compacted past the view: such a read is to be repeated on a new one.
     pub fn range(&self, range: &Range) -> Result<RangeResult, ReadError> {
+        self.shared.ranges.fetch_add(1, Ordering::Relaxed);
         let named = u64::try_from(range.revision)
             .ok()
             .filter(|revision| *revision > 0);

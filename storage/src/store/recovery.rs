@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Operations;
 use super::rolling_hash::RollingHash;
 use super::state::{State, decode_extras};
 use crate::error::Fault;
@@ -80,6 +81,7 @@ pub(super) fn recover(tables: Arc<Tables>, overlay_bytes: usize, generation: u64
         cluster_version: meta.cluster_version,
         sessions,
         hash,
+        operations: Operations::default(),
         generation,
     })
 }

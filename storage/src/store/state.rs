@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::MemberRecord;
 use super::rolling_hash::RollingHash;
 use super::sessions::Sessions;
+use super::{MemberRecord, Operations};
 use crate::applied::Event;
 use crate::codec::DecodeError;
 use crate::command::{AlarmKind, Command, TxnOp};
@@ -49,6 +49,8 @@ pub(super) struct State {
     pub cluster_version: Option<String>,
     pub sessions: Sessions,
     pub hash: RollingHash,
+    /// Counted since the process started; no part of the replicated state.
+    pub operations: Operations,
 
     /// Grows whenever the state is replaced by a snapshot.
     pub generation: u64,

@@ -2,6 +2,7 @@
 
 mod grpc;
 mod node;
+mod requests;
 
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -9,11 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use kelson_raft::meters::Histogram;
 use kelson_raft::node::{Node, NodeStatus};
-use kelson_storage::command::Range;
+use kelson_storage::command::{AlarmKind, Range};
 use kelson_storage::store::StoreReader;
 
 use crate::config::feature_gates::{FeatureGates, Stage};
+use crate::lease::LeaseKeeper;
 use crate::services::grpc::meter::GrpcMeters;
+use crate::services::request_meters::RequestMeters;
 use crate::tls::{Endpoint, Rejections};
 use crate::version::SERVER_VERSION;
 use crate::watch::WatchCounts;
@@ -28,6 +31,10 @@ pub struct Facts {
     pub rejections: Arc<Rejections>,
     /// Calls.
     pub grpc: Arc<GrpcMeters>,
+    /// Requests.
+    pub requests: Arc<RequestMeters>,
+    /// Leases.
+    pub leases: LeaseKeeper,
     /// `--metrics=extensive`.
     pub extensive: bool,
 }
@@ -108,6 +115,9 @@ pub(super) fn member(text: &mut Text, node: &Node, watching: WatchCounts, facts:
     raft(text, status);
     node::write(text, node);
     grpc::write(text, &facts.grpc, facts.extensive);
+    requests::write(text, &facts.requests);
+    leases(text, &facts.leases);
+    alarms(text, reader);
     store(text, status, reader, facts);
     self::watching(text, watching);
 }
@@ -124,6 +134,7 @@ fn store(text: &mut Text, status: &NodeStatus, reader: &StoreReader, facts: &Fac
         "Bytes in use inside the database's pages.",
         size.in_use,
     );
+    operations(text, reader);
     text.gauge(
         "etcd_debugging_mvcc_current_revision",
         "Current revision of the store.",
@@ -192,6 +203,69 @@ fn keys(reader: &StoreReader) -> u64 {
         ..Range::default()
     };
     reader.view().range(&all).map_or(0, |result| result.count)
+}
+
+fn operations(text: &mut Text, reader: &StoreReader) {
+    let counts = reader.operations();
+    for (name, help, count) in [
+        ("etcd_mvcc_put_total", "Keys written.", counts.puts),
+        ("etcd_mvcc_delete_total", "Deletions of ranges.", counts.deletes),
+        (
+            "etcd_mvcc_txn_total",
+            "Transactions of more than one operation.",
+            counts.txns,
+        ),
+        ("etcd_mvcc_range_total", "Ranges read.", counts.ranges),
+    ] {
+        text.counter(name, help, count);
+    }
+}
+
+fn leases(text: &mut Text, leases: &LeaseKeeper) {
+    let counts = leases.counts();
+    for (name, help, count) in [
+        (
+            "etcd_debugging_server_lease_expired_total",
+            "Leases that this member ended as their time was over.",
+            counts.expired,
+        ),
+        (
+            "etcd_debugging_lease_granted_total",
+            "Leases granted.",
+            counts.granted,
+        ),
+        (
+            "etcd_debugging_lease_revoked_total",
+            "Leases ended.",
+            counts.revoked,
+        ),
+        (
+            "etcd_debugging_lease_renewed_total",
+            "Leases renewed by this member as the leader.",
+            counts.renewed,
+        ),
+    ] {
+        text.counter(name, help, count);
+    }
+}
+
+fn alarms(text: &mut Text, reader: &StoreReader) {
+    let name = "etcd_debugging_server_alarms";
+    text.family(name, "gauge", "Alarms that are raised.");
+    for (member, kind) in reader.alarms() {
+        let kind = match kind {
+            AlarmKind::None => continue,
+            AlarmKind::NoSpace => "NOSPACE",
+            AlarmKind::Corrupt => "CORRUPT",
+        };
+        let member = format!("{member:x}");
+        text.sample(name, &[("server_id", member.as_str()), ("alarm_type", kind)], 1);
+    }
+    text.gauge(
+        "etcd_debugging_auth_revision",
+        "Revision of users and roles, of which there are none yet.",
+        1,
+    );
 }
 
 fn watching(text: &mut Text, counts: WatchCounts) {

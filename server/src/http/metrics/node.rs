@@ -8,12 +8,14 @@ use super::Text;
 /// Where a family with one series per member has its values.
 enum Measure {
     Counter(fn(&PeerMeters) -> &Counter),
+    /// How often something was measured.
+    Times(fn(&PeerMeters) -> &Histogram),
     Gauge(fn(&PeerMeters) -> &Gauge),
     Histogram(fn(&PeerMeters) -> &Histogram),
 }
 
 /// Name, label, help and values of the families with one series per member.
-const PER_PEER: [(&str, &str, &str, Measure); 10] = [
+const PER_PEER: [(&str, &str, &str, Measure); 12] = [
     (
         "etcd_network_peer_received_bytes_total",
         "From",
@@ -31,6 +33,18 @@ const PER_PEER: [(&str, &str, &str, Measure); 10] = [
         "To",
         "Attempts to reach a member that failed.",
         Measure::Counter(|peer| &peer.send_failures),
+    ),
+    (
+        "etcd_network_snapshot_send_success",
+        "To",
+        "Snapshots that a member installed.",
+        Measure::Times(|peer| &peer.snapshots_sent),
+    ),
+    (
+        "etcd_network_snapshot_receive_success",
+        "From",
+        "Snapshots from a member that were installed.",
+        Measure::Times(|peer| &peer.snapshots_received),
     ),
     (
         "etcd_network_snapshot_send_failures",
@@ -99,6 +113,17 @@ pub(super) fn write(text: &mut Text, node: &Node) {
         "Linearizable reads that were not confirmed in time.",
         meters.read_indexes_failed.get(),
     );
+    text.counter(
+        "etcd_server_slow_read_indexes_total",
+        "Quorum rounds for reads that took so long that they were begun again.",
+        meters.slow_read_indexes.get(),
+    );
+    // A gauge in spite of its name, as in etcd.
+    text.gauge(
+        "etcd_disk_wal_write_bytes_total",
+        "Bytes of records written to the log.",
+        meters.wal_bytes.get(),
+    );
     text.gauge(
         "etcd_server_snapshot_apply_in_progress_total",
         "Snapshots being installed.",
@@ -126,7 +151,7 @@ fn peers(text: &mut Text, node: &Node) {
         .collect();
     for (name, label, help, measure) in PER_PEER {
         let kind = match measure {
-            Measure::Counter(_) => "counter",
+            Measure::Counter(_) | Measure::Times(_) => "counter",
             Measure::Gauge(_) => "gauge",
             Measure::Histogram(_) => "histogram",
         };
@@ -135,6 +160,7 @@ fn peers(text: &mut Text, node: &Node) {
             let labels = [(label, id.as_str())];
             match measure {
                 Measure::Counter(of) => text.sample(name, &labels, of(meters).get()),
+                Measure::Times(of) => text.sample(name, &labels, of(meters).cumulative().1),
                 Measure::Gauge(of) => text.sample(name, &labels, of(meters).get()),
                 Measure::Histogram(of) => text.histogram_samples(name, &labels, of(meters)),
             }

@@ -13,11 +13,13 @@ use kelson_storage::applied::Applied;
 use kelson_storage::command::{Command, Range, Txn};
 use kelson_storage::store::{ReadError, ReadView};
 use prost::Message;
+use tokio::time::Instant;
 
 pub use self::deep_txn::explain_undecodable_txn;
 pub use self::long_range::LongReply;
 pub use self::range_stream::range_stream;
 use self::read_txn::ReadPath;
+use super::request_meters::RequestKind;
 use super::{ServiceContext, quota};
 use crate::convert;
 use crate::status::ClientError;
@@ -38,6 +40,18 @@ pub enum RangeReply {
 
 /// Reads a range of keys at one revision, for a client.
 pub async fn range_call(
+    context: &Arc<ServiceContext>,
+    request: pb::RangeRequest,
+) -> Result<RangeReply, ClientError> {
+    let began = Instant::now();
+    let answered = answer_range(context, request).await;
+    // A long answer has only been begun.
+    let requests = &context.requests;
+    requests.observe(RequestKind::Range, answered.is_ok(), began.elapsed());
+    answered
+}
+
+async fn answer_range(
     context: &Arc<ServiceContext>,
     request: pb::RangeRequest,
 ) -> Result<RangeReply, ClientError> {
@@ -74,7 +88,10 @@ async fn begin_range(context: &ServiceContext, request: pb::RangeRequest) -> Res
 }
 
 async fn read_range(context: &ServiceContext, range: Range) -> Result<pb::RangeResponse, ClientError> {
-    let (revision, result) = read(context, &range, is_big, ReadView::range).await?;
+    let began = Instant::now();
+    let answered = read(context, &range, is_big, ReadView::range).await;
+    context.requests.ranges.observe(answered.is_ok(), began.elapsed());
+    let (revision, result) = answered?;
     Ok(convert::range_reply(context.header_at(revision), result))
 }
 
@@ -170,10 +187,12 @@ pub async fn txn(context: &ServiceContext, request: pb::TxnRequest) -> Result<pb
     };
     let txn = convert::txn(request, context.limits.max_txn_ops)?;
     match path {
-        ReadPath::Local => read_txn(context, txn).await,
-        ReadPath::ReadIndex => {
-            context.node.read_index().await?;
-            read_txn(context, txn).await
+        ReadPath::Local | ReadPath::ReadIndex => {
+            let began = Instant::now();
+            let answered = answer_read_txn(context, path, txn).await;
+            let requests = &context.requests;
+            requests.observe(RequestKind::ReadonlyTxn, answered.is_ok(), began.elapsed());
+            answered
         }
         ReadPath::Log => {
             context.check_request_size(encoded_bytes)?;
@@ -183,6 +202,17 @@ pub async fn txn(context: &ServiceContext, request: pb::TxnRequest) -> Result<pb
             }
         }
     }
+}
+
+async fn answer_read_txn(
+    context: &ServiceContext,
+    path: ReadPath,
+    txn: Txn,
+) -> Result<pb::TxnResponse, ClientError> {
+    if path == ReadPath::ReadIndex {
+        context.node.read_index().await?;
+    }
+    read_txn(context, txn).await
 }
 
 async fn read_txn(context: &ServiceContext, txn: Txn) -> Result<pb::TxnResponse, ClientError> {
