@@ -21,12 +21,8 @@ use crate::meters::Meters;
 /// Pause between two steps while there is something to write. Longer: bigger transactions, more memory in the overlay.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
 
-/// Least pause between two bites of a compaction.
-const BITE_PAUSE_MIN: Duration = Duration::from_millis(5);
-
-/// The pause in lengths of the bite before it. More: space comes back later. Less: members compact at the same moment, and
-/// puts wait for the processors that all of them are at.
-const BITE_PAUSE_BITES: u32 = 3;
+/// Pause between two bites of a compaction. Longer: space comes back later. Shorter: less time for the other work.
+const BITE_PAUSE: Duration = Duration::from_millis(5);
 
 /// Longest time between durable checkpoints while there is something to write. Longer: less disk work, more log to
 /// replay after a crash.
@@ -151,8 +147,6 @@ struct Writer {
     unsynced: bool,
     /// A compaction has more to delete.
     pending: bool,
-    /// How long to wait before it deletes that.
-    bite_pause: Duration,
 }
 
 impl Writer {
@@ -167,7 +161,6 @@ impl Writer {
             unsynced_bytes: 0,
             unsynced: false,
             pending: false,
-            bite_pause: BITE_PAUSE_MIN,
         }
     }
 
@@ -176,7 +169,7 @@ impl Writer {
         if inbox.is_urgent() {
             None
         } else if self.pending {
-            Some(Next::Wait(Some(self.bite_pause)))
+            Some(Next::Wait(Some(BITE_PAUSE)))
         } else if inbox.dirty {
             // Gather what apply does in the next moments into one transaction.
             Some(Next::Wait(Some(STEP_PAUSE)))
@@ -202,9 +195,7 @@ impl Writer {
             checkpointer.log_ends(self.log.flushed());
             checkpointer.step(durable)?
         };
-        let took = began.elapsed();
-        self.meters.backend_commit.observe(took);
-        self.bite_pause = BITE_PAUSE_MIN.max(took * BITE_PAUSE_BITES);
+        self.meters.backend_commit.observe(began.elapsed());
         self.unsynced_bytes = step.unsynced_bytes;
         self.unsynced = !durable;
         self.pending = step.compaction_pending;
