@@ -1,4 +1,6 @@
 //! The hub over the real store: what the ring gives and what history gives are the same bytes.
+//!
+//! On a paused clock: there a bite takes no time, so that the next one need not wait for as long.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -148,7 +150,6 @@ fn changes(setup: &mut Setup) {
     setup.apply(put("a", "5"));
 }
 
-/// On a paused clock a bite takes no time, so that the next one need not wait.
 #[tokio::test(start_paused = true)]
 async fn ring_overlay_and_tables_give_the_same_events() {
     let directory = tempfile::tempdir().expect("a scratch directory");
@@ -177,7 +178,7 @@ async fn ring_overlay_and_tables_give_the_same_events() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn compacted_history_ends_watchers_below_it_and_serves_the_others() {
     let directory = tempfile::tempdir().expect("a scratch directory");
     let mut setup = Setup::open(directory.path());
