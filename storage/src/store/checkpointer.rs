@@ -211,10 +211,8 @@ impl Checkpointer {
         if captured.written < compaction.target {
             return Ok(bite);
         }
-        if captured.pinned < Some(compaction.target)
-            && captured.pinned.is_some()
-            && compaction.deferred < COMPACTION_DEFERRALS_MAX
-        {
+        let is_pinned = captured.pinned.is_some_and(|pinned| pinned < compaction.target);
+        if is_pinned && compaction.deferred < COMPACTION_DEFERRALS_MAX {
             crate::reached!("compaction_waited_for_read");
             compaction.deferred += 1;
             return Ok(bite);

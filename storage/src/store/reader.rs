@@ -121,6 +121,11 @@ impl StoreReader {
         self.tables().size()
     }
 
+    /// Counts a range that a client reads. Not done by the reads themselves: a long one is made of many.
+    pub fn count_range(&self) {
+        self.shared.ranges.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// What was done since the process started.
     pub fn operations(&self) -> Operations {
         let mut operations = self.shared.state.lock().operations;
@@ -348,7 +353,6 @@ impl ReadView {
     /// Rejected as compacted when a compaction has forgotten the revision; also, rarely, for a read at the view's own
     /// revision, when the store has moved on and compacted past the view: such a read is to be repeated on a new one.
     pub fn range(&self, range: &Range) -> Result<RangeResult, ReadError> {
-        self.shared.ranges.fetch_add(1, Ordering::Relaxed);
         let named = u64::try_from(range.revision)
             .ok()
             .filter(|revision| *revision > 0);

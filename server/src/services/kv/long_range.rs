@@ -73,6 +73,9 @@ pub(super) async fn answer(
     view: ReadView,
     range: Range,
 ) -> Result<LongReply, ClientError> {
+    // Named or not, it is the view's revision. By its name it could not be read any more once a compaction has passed it,
+    // whatever is pinned.
+    let range = Range { revision: 0, ..range };
     let (view, range, shape, count) = context
         .long_read(move || {
             let shape = shape(&view, &range);

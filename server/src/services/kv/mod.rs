@@ -84,6 +84,7 @@ async fn begin_range(context: &ServiceContext, request: pb::RangeRequest) -> Res
     if !serializable {
         context.node.read_index().await?;
     }
+    context.reader().count_range();
     Ok(range)
 }
 
