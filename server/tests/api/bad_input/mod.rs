@@ -2,7 +2,8 @@
 //! numbers of the table that they come from; `KELSON_BAD_INPUT_ROW=17` runs one row alone.
 //!
 //! Every row is sent to a lone member, to the leader of three, and to a follower of three. A refused one leaves every
-//! member's revision and hash as they were, and after all of them no process has ended or holds much more memory.
+//! member's revision and hash as they were, after all of those no process holds much more memory, and after the legal
+//! ones none has ended.
 
 mod call;
 mod conditions;
@@ -86,7 +87,12 @@ async fn run_table(door: Door) {
     let footprint = Footprint::of(&cluster);
     let mut before = state::of(&cluster).await;
     let mut failures = Vec::new();
+    let mut legal = false;
     for row in rows(&given, door) {
+        // What is done may be kept, and a key of a mebibyte is: in the log's cache, the index and pages.
+        if matches!(row.answer, Answer::Done) && !std::mem::replace(&mut legal, true) {
+            footprint.check(&cluster);
+        }
         if std::env::var("KELSON_BAD_INPUT_ROW").is_ok_and(|only| only != row.number.to_string()) {
             continue;
         }
@@ -112,7 +118,7 @@ async fn run_table(door: Door) {
         }
         before = after;
     }
-    footprint.check(&cluster);
+    footprint.check_alive(&cluster);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
