@@ -4,7 +4,8 @@ use kelson_proto::etcdserverpb::{
     self as pb,
     range_request::{SortOrder, SortTarget},
 };
-use tonic::Code;
+use tonic::{Code, Request, Streaming};
+use tonic_prost::ProstCodec;
 
 use crate::harness::client::{between, bytes, everything, keys, put, single, text};
 use crate::harness::{Client, Cluster, assert_refused, kv_pairs};
@@ -553,5 +554,69 @@ async fn long_answers_are_cut_counted_and_pinned_like_short_ones() {
             assert_eq!(text(&pair.value), value(n), "{case}");
         }
         assert!(keys(&reply).is_sorted(), "{case}");
+    }
+}
+
+/// Sends a Range and returns once the reply has begun, which is read by nobody yet: no more of it is sent than what the
+/// windows of the connection take.
+async fn begun_range(client: &Client, request: pb::RangeRequest) -> Streaming<pb::RangeResponse> {
+    let mut grpc = tonic::client::Grpc::new(client.channel()).max_decoding_message_size(usize::MAX);
+    grpc.ready().await.expect("connected");
+    let path = http::uri::PathAndQuery::from_static("/etcdserverpb.KV/Range");
+    let codec = ProstCodec::<pb::RangeRequest, pb::RangeResponse>::default();
+    let reply = grpc.server_streaming(Request::new(request), path, codec).await;
+    reply.expect("range succeeds").into_inner()
+}
+
+/// A list that was begun ends as it was, although all that it still has to say was overwritten and compacted meanwhile.
+/// One at a named revision once broke off in the middle: each of its pieces asked for that revision again.
+#[tokio::test]
+async fn a_list_that_has_begun_outlives_the_compaction_of_its_revision() {
+    const PAIRS: usize = 12_000;
+    const PER_TXN: usize = 100;
+    // Together many times what the windows of a connection take.
+    const VALUE_BYTES: usize = 1_000;
+    let cluster = Cluster::single().await;
+    let client = cluster.client(0);
+    let write_all = async |letter: &str| {
+        let mut revision = 0;
+        for start in (0..PAIRS).step_by(PER_TXN) {
+            let puts = (start..start + PER_TXN)
+                .map(|n| {
+                    pb::request_op::Request::RequestPut(put(&format!("{n:06}"), &letter.repeat(VALUE_BYTES)))
+                })
+                .collect();
+            let reply = client.run(puts).await.expect("txn succeeds");
+            revision = reply.header.expect("header").revision;
+        }
+        revision
+    };
+    for (named, old, new) in [(false, "a", "b"), (true, "c", "d")] {
+        let revision = write_all(old).await;
+        let request = pb::RangeRequest {
+            revision: if named { revision } else { 0 },
+            ..everything()
+        };
+        let mut list = begun_range(&cluster.client(0), request.clone()).await;
+        let newest = write_all(new).await;
+        client.compact(newest).await.expect("compaction succeeds");
+        let past = pb::RangeRequest {
+            revision,
+            ..single("000000")
+        };
+        assert_refused(
+            client.range(past).await,
+            Code::OutOfRange,
+            "etcdserver: mvcc: required revision has been compacted",
+        );
+        let reply = list.message().await.expect("the list goes on").expect("a reply");
+        assert_eq!(reply.header.expect("header").revision, revision);
+        assert_eq!((reply.count, reply.kvs.len()), (PAIRS as i64, PAIRS));
+        let value = old.repeat(VALUE_BYTES);
+        assert!(
+            kv_pairs(&reply.kvs).iter().all(|pair| text(&pair.value) == value),
+            "named: {named}"
+        );
+        assert!(list.message().await.expect("the list ends").is_none());
     }
 }
