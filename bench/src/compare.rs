@@ -480,7 +480,11 @@ async fn measure(
 ) -> anyhow::Result<Figures> {
     let channels = load::connect(&cluster.endpoints(), row.connections).await?;
     if let Some((keys, value_bytes)) = row.filled.filter(|_| row.filled != filled) {
-        load::fill(&channels, keys, value_bytes).await?;
+        match &row.work {
+            // It counts revisions.
+            Measured::Fanout { .. } => load::rewrite(&channels, keys, value_bytes, keys).await?,
+            _ => load::fill(&channels, keys, value_bytes).await?,
+        };
     }
     if let Measured::LeaderKilled(times) = &row.work {
         // What members used ends with them.
@@ -509,7 +513,7 @@ async fn prepare(row: &Row, channels: &[Channel], filled: Filled) -> anyhow::Res
         Measured::Compaction(load) => {
             let written = usize::from(filled == Some((load.keys, load.value_bytes)));
             for _ in written..3 {
-                load::fill(channels, load.keys, load.value_bytes).await?;
+                load::rewrite(channels, load.keys, load.value_bytes, load.keys).await?;
             }
             Ok(())
         }

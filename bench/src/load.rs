@@ -126,20 +126,53 @@ pub fn key(number: u64) -> String {
     format!("bench/{number:012}")
 }
 
-/// Puts all of the first `keys` keys once.
+/// Puts all of the first `keys` keys, many in a transaction: what is there counts, not how it came.
 pub async fn fill(channels: &[Channel], keys: u64, value_bytes: usize) -> anyhow::Result<Summary> {
+    // Below what a request may be, and what etcd allows of operations.
+    const TXN_BYTES_MAX: u64 = 1 << 18;
+    const TXN_PUTS_MAX: u64 = 100;
+    let puts = TXN_BYTES_MAX / (value_bytes as u64).max(1);
+    let puts = puts.min(keys).clamp(1, TXN_PUTS_MAX);
+    // The last one may meet the first keys once more.
+    prepare(
+        channels,
+        Work::Txn { puts },
+        keys,
+        value_bytes,
+        keys.div_ceil(puts),
+    )
+    .await
+}
+
+/// Puts keys of the first `keys` `times` times, a revision each.
+pub async fn rewrite(
+    channels: &[Channel],
+    keys: u64,
+    value_bytes: usize,
+    times: u64,
+) -> anyhow::Result<Summary> {
+    prepare(channels, Work::Put, keys, value_bytes, times).await
+}
+
+async fn prepare(
+    channels: &[Channel],
+    work: Work,
+    keys: u64,
+    value_bytes: usize,
+    requests: u64,
+) -> anyhow::Result<Summary> {
     let load = Load {
-        work: Work::Put,
+        work,
         clients: 256,
         keys,
         value_bytes,
         rate: None,
-        length: Length::Requests(keys),
+        length: Length::Requests(requests),
     };
     let summary = run(channels, &load).await?;
     anyhow::ensure!(
         summary.errors == 0,
-        "{} puts failed while filling",
+        "{} requests failed while filling",
         summary.errors
     );
     Ok(summary)

@@ -3,7 +3,7 @@
 //! ```text
 //! kelson-bench load    --endpoints H:P[,H:P]  [--work W] [--seconds N] [--rate N] [--clients N] [--connections N] ...
 //! kelson-bench compare --a BINARY --b BINARY  [--pairs N] [--seconds N] [--rows P1,P5] [--dir PATH]
-//! kelson-bench growth  --server BINARY [--server BINARY]  [--sizes N,N,N] [--value-bytes N]
+//! kelson-bench growth  --server BINARY [--server BINARY]  [--of keys|revisions] [--sizes N,N,N] [--value-bytes N]
 //! kelson-bench sweep   --server BINARY [--server BINARY]  [--rates N,N,N] [--seconds N]
 //! kelson-bench soak    --server BINARY [--server BINARY]  [--minutes N] [--share 0.8]
 //! ```
@@ -33,13 +33,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use arguments::Arguments;
+use growth::Growing;
 use load::{Length, Load, Work};
 
 const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|get|get-serializable|txn|stm|keepalive|node-leases|mixed]
                          [--seconds N] [--rate N] [--clients N] [--connections N] [--keys N] [--value-bytes N] [--txn-puts N]
        kelson-bench compare --a BINARY --b BINARY [--pairs N] [--heavy-pairs N] [--seconds N] [--scale 1.0]
                          [--rows P1,P5] [--tool ETCD_BENCHMARK] [--dir PATH]
-       kelson-bench growth --server BINARY [--server BINARY] [--sizes N,N,N] [--value-bytes N] [--dir PATH]
+       kelson-bench growth --server BINARY [--server BINARY] [--of keys|revisions] [--keys N] [--sizes N,N,N]
+                         [--value-bytes N] [--dir PATH]
        kelson-bench sweep --server BINARY [--server BINARY] [--rates N,N,N] [--seconds N] [--dir PATH]
        kelson-bench soak --server BINARY [--server BINARY] [--minutes 30] [--share 0.8] [--dir PATH]";
 
@@ -68,7 +70,7 @@ async fn run() -> anyhow::Result<()> {
                 b: arguments.required("b")?,
                 pairs: arguments.number("pairs", 5)?,
                 heavy_pairs: arguments.number("heavy-pairs", 1)?,
-                seconds: arguments.number("seconds", 5)?,
+                seconds: arguments.number("seconds", 3)?,
                 scale: arguments.number("scale", 1.0)?,
                 tool: arguments.all("tool").pop().map(Into::into),
                 rows: arguments.list_or_none("rows"),
@@ -81,9 +83,15 @@ async fn run() -> anyhow::Result<()> {
             let servers = arguments.all("server");
             let sizes = arguments.numbers("sizes", &[10_000, 100_000, 1_000_000, 5_000_000])?;
             let value_bytes = arguments.number("value-bytes", 256)?;
+            let keys = arguments.number("keys", 10_000)?;
+            let growing = match arguments.text("of", "keys").as_str() {
+                "keys" => Growing::Keys,
+                "revisions" => Growing::Revisions { keys },
+                other => anyhow::bail!("nothing grows --of {other:?}"),
+            };
             let directory = PathBuf::from(arguments.text("dir", "target/bench"));
             arguments.finish()?;
-            growth::compare(&servers, &sizes, value_bytes, &directory).await
+            growth::compare(&servers, growing, &sizes, value_bytes, &directory).await
         }
         "sweep" => {
             let servers = arguments.all("server");

@@ -11,7 +11,7 @@ const USAGE: &str = "usage: cargo xtask bench-compare [--etcd PATH] [--tool PATH
   --etcd       server to hold Kelson against  [etcd on PATH]
   --tool       etcd's own `benchmark`         [benchmark on PATH; its rows are left out without it]
   --dir        data and report                [target/bench]
-  --no-growth  leave out latency against load, and what changes with the number of keys";
+  --no-growth  leave out latency against load, and what changes with keys and history";
 
 struct Flags {
     etcd: PathBuf,
@@ -40,9 +40,14 @@ pub fn run(arguments: Vec<String>) -> anyhow::Result<()> {
     }
     succeed(&mut compare)?;
     if flags.growth {
-        for what in ["sweep", "growth"] {
+        let growths: [&[&str]; 3] = [
+            &["sweep", "--seconds", "5"],
+            &["growth", "--of", "keys"],
+            &["growth", "--of", "revisions"],
+        ];
+        for words in growths {
             let mut both = Command::new(&bench);
-            both.arg(what)
+            both.args(words)
                 .arg("--server")
                 .arg(&kelson)
                 .arg("--server")
