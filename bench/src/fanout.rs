@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use kelson_proto::etcdserverpb::watch_client::WatchClient;
 use kelson_proto::etcdserverpb::watch_request::RequestUnion;
-use kelson_proto::etcdserverpb::{PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse};
+use kelson_proto::etcdserverpb::{PutRequest, WatchCreateRequest, WatchRequest, WatchResponse};
 use kelson_proto::mvccpb::Event;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::load;
+use crate::scenes;
 use crate::summary::Summary;
 
 /// Creates under way on a stream.
@@ -222,13 +223,7 @@ async fn write(
 
 /// Watches everything from `revisions` ago and returns once it has been told all that had happened when it began.
 pub async fn catch_up(channel: &Channel, revisions: i64) -> anyhow::Result<()> {
-    let mut client = KvClient::new(channel.clone());
-    let probe = RangeRequest {
-        key: "bench".into(),
-        ..RangeRequest::default()
-    };
-    let header = client.range(probe).await?.into_inner().header;
-    let now = header.context("a reply without a header")?.revision;
+    let now = scenes::revision(channel).await?;
     let create = WatchCreateRequest {
         key: "bench/".into(),
         range_end: "bench0".into(),

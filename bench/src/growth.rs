@@ -4,7 +4,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use kelson_proto::etcdserverpb::RangeRequest;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use tokio::time::Instant;
@@ -13,6 +12,7 @@ use tonic::transport::Channel;
 use crate::load::{self, Length, Load, Work};
 use crate::plot::{Axis, Line, Plot, Scale};
 use crate::process::Server;
+use crate::scenes;
 use crate::summary::Summary;
 
 /// Reads measured for each figure, after as many to warm up.
@@ -128,7 +128,7 @@ async fn grow(server: &Server, growing: Growing, size: u64, value_bytes: usize) 
             load::fill(&channels, size, value_bytes).await?;
         }
         Growing::Revisions { keys } => {
-            let now = revision(&channels[0]).await?;
+            let now = scenes::revision(&channels[0]).await?;
             let missing = size.saturating_sub(now.unsigned_abs());
             load::rewrite(&channels, keys, value_bytes, missing).await?;
         }
@@ -141,13 +141,13 @@ async fn look(server: &mut Server, growing: Growing, size: u64, value_bytes: usi
     let channel = &channels[0];
     let (keys, then) = match growing {
         Growing::Keys => {
-            let then = revision(channel).await?;
+            let then = scenes::revision(channel).await?;
             load::rewrite(&channels, size.min(PAST), value_bytes, PAST).await?;
             (size, then)
         }
         // The first keys are there from the start.
         Growing::Revisions { keys } => {
-            let now = revision(channel).await?;
+            let now = scenes::revision(channel).await?;
             (keys, (now - PAST.cast_signed()).max(2))
         }
     };
@@ -255,15 +255,6 @@ fn draw(all: &[(String, Vec<Point>)], growing: Growing, directory: &Path) -> any
     }
     println!("\nthe plots are in {}", directory.display());
     Ok(())
-}
-
-async fn revision(channel: &Channel) -> anyhow::Result<i64> {
-    let probe = RangeRequest {
-        key: "bench".into(),
-        ..RangeRequest::default()
-    };
-    let reply = KvClient::new(channel.clone()).range(probe).await?.into_inner();
-    Ok(reply.header.context("a reply without a header")?.revision)
 }
 
 fn whole_prefix() -> RangeRequest {

@@ -5,6 +5,7 @@
 //! kelson-bench compare --a BINARY --b BINARY  [--pairs N] [--seconds N] [--rows P1,P5] [--dir PATH]
 //! kelson-bench growth  --server BINARY [--server BINARY]  [--of keys|revisions] [--sizes N,N,N] [--value-bytes N]
 //! kelson-bench sweep   --server BINARY [--server BINARY]  [--rates N,N,N] [--seconds N]
+//! kelson-bench k8s     --server BINARY [--server BINARY]  [--nodes N] [--pods-per-second N] [--minutes N]
 //! kelson-bench soak    --server BINARY [--server BINARY]  [--minutes N] [--share 0.8]
 //! ```
 //!
@@ -17,6 +18,7 @@ mod expiry;
 mod fanout;
 mod goals;
 mod growth;
+mod kubernetes;
 mod load;
 mod plot;
 mod process;
@@ -43,6 +45,8 @@ const USAGE: &str = "usage: kelson-bench load --endpoints H:P[,H:P] [--work put|
        kelson-bench growth --server BINARY [--server BINARY] [--of keys|revisions] [--keys N] [--sizes N,N,N]
                          [--value-bytes N] [--dir PATH]
        kelson-bench sweep --server BINARY [--server BINARY] [--rates N,N,N] [--seconds N] [--dir PATH]
+       kelson-bench k8s --server BINARY [--server BINARY] [--nodes 5000] [--pods 150000] [--pods-per-second 100]
+                         [--event-ttl SECONDS] [--compaction-seconds 300] [--minutes 10] [--dir PATH]
        kelson-bench soak --server BINARY [--server BINARY] [--minutes 30] [--share 0.8] [--dir PATH]";
 
 fn main() -> ExitCode {
@@ -103,6 +107,21 @@ async fn run() -> anyhow::Result<()> {
             let directory = PathBuf::from(arguments.text("dir", "target/bench"));
             arguments.finish()?;
             sweep::compare(&servers, &rates, seconds, &directory).await
+        }
+        "k8s" => {
+            let plan = kubernetes::Plan {
+                servers: arguments.all("server"),
+                nodes: arguments.number("nodes", 5_000)?,
+                pods: arguments.number("pods", 150_000)?,
+                pods_per_second: arguments.number("pods-per-second", 100.0)?,
+                time: Duration::from_secs(60 * arguments.number("minutes", 10)?),
+                event_ttl: Duration::from_secs(arguments.number("event-ttl", 120)?),
+                compaction: Duration::from_secs(arguments.number("compaction-seconds", 300)?),
+                directory: arguments.text("dir", "target/bench").into(),
+            };
+            arguments.finish()?;
+            anyhow::ensure!(plan.nodes > 0 && plan.pods_per_second > 0.0, "no nodes or pods");
+            kubernetes::run(&plan).await
         }
         "soak" => {
             let servers = arguments.all("server");

@@ -68,7 +68,7 @@ pub async fn list(channel: &Channel, way: Way, times: u32) -> anyhow::Result<Sum
         let found = match way {
             Way::Unary => client.range(everything()).await?.into_inner().kvs.len() as u64,
             Way::Streamed => streamed(&mut client).await?,
-            Way::Paged => paged(&mut client).await?,
+            Way::Paged => paged(&mut client, &everything()).await?,
         };
         anyhow::ensure!(found == keys, "{found} keys {way} where {keys} are");
         summary.took(sent.elapsed());
@@ -94,14 +94,15 @@ async fn streamed(client: &mut KvClient<Channel>) -> anyhow::Result<u64> {
     Ok(found)
 }
 
-async fn paged(client: &mut KvClient<Channel>) -> anyhow::Result<u64> {
-    let (mut key, mut revision, mut found) = (everything().key, 0, 0);
+/// Reads all of `range` in pages; returns how many keys there are.
+pub async fn paged(client: &mut KvClient<Channel>, range: &RangeRequest) -> anyhow::Result<u64> {
+    let (mut key, mut revision, mut found) = (range.key.clone(), 0, 0);
     loop {
         let request = RangeRequest {
             key: key.clone(),
             limit: PAGE,
             revision,
-            ..everything()
+            ..range.clone()
         };
         let reply = client.range(request).await?.into_inner();
         found += reply.kvs.len() as u64;
@@ -122,19 +123,28 @@ fn after_the_last(reply: &RangeResponse) -> anyhow::Result<Bytes> {
     Ok(key.into())
 }
 
-/// Compacts at the present revision and returns when the server has answered.
-pub async fn compact_everything(channel: &Channel) -> anyhow::Result<()> {
-    let mut client = KvClient::new(channel.clone());
+/// The present revision.
+pub async fn revision(channel: &Channel) -> anyhow::Result<i64> {
     let probe = RangeRequest {
         key: "bench".into(),
         ..RangeRequest::default()
     };
-    let header = client.range(probe).await?.into_inner().header;
+    let reply = KvClient::new(channel.clone()).range(probe).await?.into_inner();
+    Ok(reply.header.context("a reply without a header")?.revision)
+}
+
+/// Compacts at the present revision and returns when the server has answered.
+pub async fn compact_everything(channel: &Channel) -> anyhow::Result<()> {
+    compact(channel, revision(channel).await?).await
+}
+
+/// Compacts at `revision` and returns when the server has answered.
+pub async fn compact(channel: &Channel, revision: i64) -> anyhow::Result<()> {
     let request = CompactionRequest {
-        revision: header.context("a reply without a header")?.revision,
+        revision,
         physical: false,
     };
-    client.compact(request).await?;
+    KvClient::new(channel.clone()).compact(request).await?;
     Ok(())
 }
 

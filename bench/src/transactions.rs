@@ -4,15 +4,43 @@ use bytes::Bytes;
 use kelson_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kelson_proto::etcdserverpb::request_op::Request;
 use kelson_proto::etcdserverpb::response_op::Response;
-use kelson_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse};
+use kelson_proto::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse,
+};
 use kelson_proto::mvccpb::KeyValue;
 use prost::Message;
 use tonic::Status;
 
+/// What is written if nobody wrote before.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// This value, attached to this lease (0: to none).
+    Put(Bytes, i64),
+    /// The end of the key.
+    Delete,
+}
+
 /// A put if the key is still as of `revision` (0: not there), otherwise a read of it.
 pub fn put_if_unchanged(key: &Bytes, revision: i64, value: Bytes) -> TxnRequest {
+    if_unchanged(key, revision, Write::Put(value, 0))
+}
+
+/// A write if the key is still as of `revision` (0: not there), otherwise a read of it.
+pub fn if_unchanged(key: &Bytes, revision: i64, write: Write) -> TxnRequest {
     let op = |request| RequestOp {
         request: Some(request),
+    };
+    let write = match write {
+        Write::Put(value, lease) => Request::RequestPut(PutRequest {
+            key: key.clone(),
+            value,
+            lease,
+            ..PutRequest::default()
+        }),
+        Write::Delete => Request::RequestDeleteRange(DeleteRangeRequest {
+            key: key.clone(),
+            ..DeleteRangeRequest::default()
+        }),
     };
     TxnRequest {
         compare: vec![Compare {
@@ -22,11 +50,7 @@ pub fn put_if_unchanged(key: &Bytes, revision: i64, value: Bytes) -> TxnRequest 
             target_union: Some(TargetUnion::ModRevision(revision)),
             ..Compare::default()
         }],
-        success: vec![op(Request::RequestPut(PutRequest {
-            key: key.clone(),
-            value,
-            ..PutRequest::default()
-        }))],
+        success: vec![op(write)],
         failure: vec![op(Request::RequestRange(RangeRequest {
             key: key.clone(),
             ..RangeRequest::default()
