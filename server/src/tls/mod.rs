@@ -17,7 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::server::{NoClientAuth, ServerConfig};
+use rustls::server::{NoClientAuth, NoServerSessionStorage, ServerConfig};
 use rustls::{CertificateError, OtherError, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -81,6 +81,11 @@ impl Acceptor {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(pair);
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        if settings.trusted_ca_file.is_some() {
+            // Whoever resumes a session shows no certificate: one that has expired or was revoked since would be let in.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Self {
             config: Arc::new(config),
         })
