@@ -16,6 +16,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -342,44 +344,76 @@ async fn certificate(port: u16, connector: &TlsConnector) -> Vec<u8> {
     session.peer_certificates().expect("shown")[0].to_vec()
 }
 
+/// Three members that talk to each other and to clients under mutual TLS, each with a pair of its own for either.
+struct SecureCluster {
+    ports: [Ports; 3],
+    flags: Vec<Vec<String>>,
+    members: Vec<Daemon>,
+}
+
+impl SecureCluster {
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+
+    async fn start(scratch: &Path, authority: &Authority) -> Self {
+        let ports = [(); 3].map(|()| Ports::free());
+        let names = Self::NAMES.iter().zip(ports);
+        let cluster: Vec<String> = names
+            .clone()
+            .map(|(name, ports)| format!("{name}=https://127.0.0.1:{}", ports.peer))
+            .collect();
+        let flags = names.map(|(name, ports)| {
+            let (server, peer) = Self::issue(authority, name);
+            let mut flags = ports.flags(&scratch.join(name));
+            let more = client_tls(&mut flags, &server, authority);
+            flags.extend(more);
+            for flag in &mut flags {
+                if flag.contains("peer-urls=") {
+                    *flag = flag.replace("http://", "https://");
+                }
+            }
+            flags[0] = format!("--name={name}");
+            flags.extend([
+                format!("--initial-cluster={}", cluster.join(",")),
+                format!("--peer-cert-file={}", peer.certificate.display()),
+                format!("--peer-key-file={}", peer.key.display()),
+                format!("--peer-trusted-ca-file={}", authority.certificate.display()),
+                "--peer-client-cert-auth=true".to_owned(),
+            ]);
+            flags
+        });
+        let flags: Vec<_> = flags.collect();
+        let mut members: Vec<_> = flags.iter().map(|flags| Daemon::start(flags, &[])).collect();
+        for member in &mut members {
+            member.line("serving client traffic securely").await;
+        }
+        Self {
+            ports,
+            flags,
+            members,
+        }
+    }
+
+    /// A member's pairs for clients and for peers, in place of those that are there.
+    fn issue(authority: &Authority, name: &str) -> (Pair, Pair) {
+        (
+            authority.issue(&format!("server-{name}")),
+            authority.issue(&format!("peer-{name}")),
+        )
+    }
+
+    async fn stop(self) {
+        for member in self.members {
+            member.stop().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn three_members_talk_over_mutual_tls_and_refuse_a_stranger() {
     let scratch = tempfile::tempdir().unwrap();
     let ours = Authority::new(scratch.path(), "ours");
-    let all = [(); 3].map(|()| Ports::free());
-    let names = ["a", "b", "c"];
-    let cluster: Vec<String> = names
-        .iter()
-        .zip(all)
-        .map(|(name, ports)| format!("{name}=https://127.0.0.1:{}", ports.peer))
-        .collect();
-    let mut flags_of_all = Vec::new();
-    for (name, ports) in names.iter().zip(all) {
-        let peer = ours.issue(&format!("peer-{name}"));
-        let mut flags = secured(ports, &scratch.path().join(name), &ours);
-        for flag in &mut flags {
-            if flag.contains("peer-urls=") {
-                *flag = flag.replace("http://", "https://");
-            }
-        }
-        flags[0] = format!("--name={name}");
-        flags.extend([
-            format!("--initial-cluster={}", cluster.join(",")),
-            format!("--peer-cert-file={}", peer.certificate.display()),
-            format!("--peer-key-file={}", peer.key.display()),
-            format!("--peer-trusted-ca-file={}", ours.certificate.display()),
-            "--peer-client-cert-auth=true".to_owned(),
-        ]);
-        flags_of_all.push(flags);
-    }
-    // Only now: a member must not read a pair that is being replaced.
-    let mut members: Vec<_> = flags_of_all
-        .iter()
-        .map(|flags| Daemon::start(flags, &[]))
-        .collect();
-    for member in &mut members {
-        member.line("serving client traffic securely").await;
-    }
+    let mut cluster = SecureCluster::start(scratch.path(), &ours).await;
+    let all = cluster.ports;
     let connector = connector(&ours, Some(&ours.issue("client")));
     let first = channel(all[0].client, connector.clone()).await.unwrap();
     put(&first, "through-a".to_owned()).await.unwrap();
@@ -397,10 +431,100 @@ async fn three_members_talk_over_mutual_tls_and_refuse_a_stranger() {
     let stranger = self::connector(&ours, Some(&foreign.issue("stranger")));
     // TLS 1.3 lets the client believe it is in; the member knows better.
     let _ = shake_hands(all[1].peer, &stranger).await;
-    members[1].line("rejected connection on peer endpoint").await;
+    cluster.members[1]
+        .line("rejected connection on peer endpoint")
+        .await;
     assert!(rejections(all[1], "peer").await > before);
-    for member in members {
-        member.stop().await;
+    cluster.stop().await;
+}
+
+/// How often all pairs are replaced, and how many puts each writer must have made after each time.
+const ROTATIONS: usize = 4;
+const PUTS_PER_ROTATION: u64 = 5;
+
+/// The operator's nightly job on a busy cluster: all pairs of all members are replaced several times, under writers that
+/// keep their connections and writers that make one for each put. No put fails; and members that have to dial each other
+/// anew do so with the new pairs.
+#[tokio::test]
+async fn all_certificates_rotate_under_load_without_an_error() {
+    let scratch = tempfile::tempdir().unwrap();
+    let ours = Authority::new(scratch.path(), "ours");
+    let mut cluster = SecureCluster::start(scratch.path(), &ours).await;
+    let ports = cluster.ports;
+    let connector = connector(&ours, Some(&ours.issue("client")));
+    let round = watch::Sender::new(0);
+    let mut writers = JoinSet::new();
+    let mut progress = Vec::new();
+    for (number, keeps) in [true, false, true, false, true, false].into_iter().enumerate() {
+        let puts = watch::Sender::new([0; ROTATIONS + 1]);
+        progress.push(puts.subscribe());
+        let port = ports[number % ports.len()].client;
+        writers.spawn(write_on(port, connector.clone(), keeps, round.subscribe(), puts));
+    }
+    for rotation in 0..=ROTATIONS {
+        let mut served = Vec::new();
+        for (name, ports) in SecureCluster::NAMES.iter().zip(ports) {
+            let addresses = [ports.client, ports.peer];
+            for port in addresses {
+                served.push((port, certificate(port, &connector).await));
+            }
+            if rotation > 0 {
+                SecureCluster::issue(&ours, name);
+            }
+        }
+        for (port, before) in served {
+            let is_new = certificate(port, &connector).await != before;
+            assert_eq!(is_new, rotation > 0, "rotation {rotation}, port {port}");
+        }
+        round.send_replace(rotation);
+        for puts in &mut progress {
+            // Closed: the writer has ended, and says why below.
+            let _ = puts.wait_for(|puts| puts[rotation] >= PUTS_PER_ROTATION).await;
+        }
+    }
+    round.send_replace(ROTATIONS + 1);
+    while let Some(ended) = writers.join_next().await {
+        assert_eq!(ended.unwrap(), Ok(()));
+    }
+
+    let last = cluster.members.pop().unwrap();
+    last.stop().await;
+    let mut last = Daemon::start(&cluster.flags[2], &[]);
+    last.line("serving client traffic securely").await;
+    put(
+        &channel(ports[2].client, connector).await.unwrap(),
+        "anew".to_owned(),
+    )
+    .await
+    .unwrap();
+    cluster.members.push(last);
+    cluster.stop().await;
+}
+
+/// Puts until the rounds are over, on one connection or on one for each put; counts the puts of each round.
+async fn write_on(
+    port: u16,
+    connector: TlsConnector,
+    keeps: bool,
+    round: watch::Receiver<usize>,
+    puts: watch::Sender<[u64; ROTATIONS + 1]>,
+) -> Result<(), String> {
+    let connect = || channel(port, connector.clone());
+    let mut connection = connect().await.map_err(|error| format!("{error:?}"))?;
+    loop {
+        let current = *round.borrow();
+        if current > ROTATIONS {
+            return Ok(());
+        }
+        let told =
+            |what: &dyn std::fmt::Debug| format!("round {current}, a connection kept: {keeps}: {what:?}");
+        if !keeps {
+            connection = connect().await.map_err(|error| told(&error))?;
+        }
+        put(&connection, format!("through-{port}"))
+            .await
+            .map_err(|status| told(&status))?;
+        puts.send_modify(|puts| puts[current] += 1);
     }
 }
 
