@@ -91,14 +91,32 @@ pub async fn run(server: &Server, plan: &Plan, directory: &Path, with_network: b
     episode.run(directory).await
 }
 
+/// Whether this machine has what the plan's faults take: to be asked before a campaign, which would find out after hours.
+///
+/// # Errors
+///
+/// If it has not; says what to install.
+pub fn check_tools(plan: &Plan) -> Result<()> {
+    clock_library(plan).map(drop)
+}
+
+/// The library that fakes the clock, if the plan wants that.
+fn clock_library(plan: &Plan) -> Result<Option<PathBuf>> {
+    if !plan.any(|fault| matches!(fault, Fault::Clock { .. })) {
+        return Ok(None);
+    }
+    let library = FAKETIME.iter().map(PathBuf::from).find(|path| path.exists());
+    let library = library.with_context(|| {
+        format!(
+            "plan {} of seed {} wants clocks faked: install libfaketime",
+            plan.name, plan.seed
+        )
+    })?;
+    Ok(Some(library))
+}
+
 fn settings(server: &Server, plan: &Plan, directory: &Path, with_network: bool) -> Result<Settings> {
-    let fake_clock = match plan.any(|fault| matches!(fault, Fault::Clock { .. })) {
-        true => {
-            let library = FAKETIME.iter().map(PathBuf::from).find(|path| path.exists());
-            Some(library.context("the plan wants clocks faked: install libfaketime")?)
-        }
-        false => None,
-    };
+    let fake_clock = clock_library(plan)?;
     Ok(Settings {
         binary: server.binary.clone(),
         members: plan.members,

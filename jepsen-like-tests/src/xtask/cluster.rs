@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use kelson_jepsen::check::coverage::Demand;
 use kelson_jepsen::process::campaign::Campaign;
+use kelson_jepsen::process::episode;
 use kelson_jepsen::process::fault::KINDS;
 use kelson_jepsen::process::network;
 use kelson_jepsen::process::plan::{MIXABLE, NAMES, Plan, SHORT, USUAL};
@@ -142,6 +143,7 @@ pub fn run(arguments: Vec<String>) -> Result<()> {
         plans.iter().for_each(|plan| print!("{plan}"));
         return Ok(());
     }
+    plans.iter().try_for_each(episode::check_tools)?;
     let servers = options.binaries.iter().map(|binary| Server::of(binary));
     let servers = servers.collect::<Result<Vec<Server>>>()?;
     // Before any other thread: namespaces are entered one thread at a time.

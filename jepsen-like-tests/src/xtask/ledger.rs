@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
 
@@ -26,26 +27,28 @@ pub struct Line {
     pub verdict: String,
 }
 
-/// Adds a line of today and of the commit that is checked out.
+/// The commit that was checked out when this process began.
+static TREE: OnceLock<String> = OnceLock::new();
+
+/// To be called first: a campaign takes hours, and speaks of the tree that it was built from, not of what is checked out at
+/// its end.
+pub fn remember_tree() {
+    // Where there is no work tree only a ledger's line misses it, and says so.
+    if let Ok(commit) = tree() {
+        TREE.get_or_init(|| commit);
+    }
+}
+
+/// Adds a line of today and of the remembered tree.
 ///
 /// # Errors
 /// The file cannot be written, or this is no work tree of git.
 pub fn append(line: &Line) -> anyhow::Result<()> {
     let date = output(Command::new("date").args(["--utc", "+%F"]))?;
-    let git = |arguments: &[&str]| {
-        output(
-            Command::new("git")
-                .args(arguments)
-                .current_dir(env!("CARGO_MANIFEST_DIR")),
-        )
+    let commit = match TREE.get() {
+        Some(commit) => commit.clone(),
+        None => tree()?,
     };
-    let mut commit = git(&["rev-parse", "--short", "HEAD"])?;
-    // The lines that a campaign adds here make nothing else of what it checked.
-    let others = [":/", ":(exclude)ledger.csv"];
-    let changed = ["status", "--porcelain", "--untracked-files=no", "--"];
-    if !git(&[&changed[..], &others].concat())?.is_empty() {
-        commit.push_str("-dirty");
-    }
     let new = !Path::new(PATH).exists();
     let mut file = std::fs::File::options()
         .create(true)
@@ -69,6 +72,25 @@ pub fn append(line: &Line) -> anyhow::Result<()> {
         "{date},{commit},{rung},{seeds},{simulated_s},{operations},{faults},{verdict}"
     )?;
     Ok(())
+}
+
+/// The commit that is checked out, and whether anything differs from it.
+fn tree() -> anyhow::Result<String> {
+    let git = |arguments: &[&str]| {
+        output(
+            Command::new("git")
+                .args(arguments)
+                .current_dir(env!("CARGO_MANIFEST_DIR")),
+        )
+    };
+    let mut commit = git(&["rev-parse", "--short", "HEAD"])?;
+    // The lines that a campaign adds here make nothing else of what it checked.
+    let others = [":/", ":(exclude)ledger.csv"];
+    let changed = ["status", "--porcelain", "--untracked-files=no", "--"];
+    if !git(&[&changed[..], &others].concat())?.is_empty() {
+        commit.push_str("-dirty");
+    }
+    Ok(commit)
 }
 
 fn output(command: &mut Command) -> anyhow::Result<String> {

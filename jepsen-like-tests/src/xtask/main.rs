@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::FAILURE;
     };
+    ledger::remember_tree();
     match (subcommand.run)(arguments.collect()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
