@@ -86,7 +86,7 @@ pub async fn compare(
         }
     );
     println!(
-        "| server | {unit} | limit=1 over the prefix | the same {PAST} revisions ago | count_only | put p99 | CPU per put \
+        "| server | {unit} | limit=1 over the prefix | the same {PAST} revisions ago, or at the oldest | count_only | put p99 | CPU per put \
          | resident | bytes for each of the {unit} | SIGTERM to serving | kill -9 to serving |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
