@@ -20,7 +20,7 @@ use crate::status::ClientError;
 /// Records that are sent in pieces if they have more bytes than this together. Less is quicker in one.
 const PIECES_FROM_BYTES: u64 = 1024 * 1024;
 
-/// Bytes of a piece, about.
+/// Records of a piece have at most so many bytes together; a longer one is a piece of its own.
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Keys read at once for a piece.
@@ -156,8 +156,12 @@ async fn next_piece(mut rest: Rest) -> Option<(Result<Bytes, ClientError>, Rest)
 /// The next records, where to go on, and how many are left then.
 fn read_piece(view: &ReadView, mut range: Range, mut keys: u64) -> Result<(Bytes, Bytes, u64), ReadError> {
     let mut piece = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-    while keys > 0 && piece.len() < PIECE_BYTES {
-        range.limit = PIECE_KEYS.min(i64::try_from(keys).unwrap_or(i64::MAX));
+    while keys > 0 {
+        let fitting = keys_within(view, &range, keys, PIECE_BYTES.saturating_sub(piece.len()));
+        if fitting == 0 && !piece.is_empty() {
+            break;
+        }
+        range.limit = fitting.max(1);
         let result = view.range(&range)?;
         let found = result.kvs.len() as u64;
         assert!(
@@ -173,4 +177,124 @@ fn read_piece(view: &ReadView, mut range: Range, mut keys: u64) -> Result<(Bytes
         range.key = key_after(&result.kvs).unwrap_or(range.key);
     }
     Ok((piece.freeze(), range.key, keys))
+}
+
+/// How many of the next keys can be read at once, so that their records have at most `bytes_max` together.
+fn keys_within(view: &ReadView, range: &Range, keys_left: u64, bytes_max: usize) -> i64 {
+    let keys_max = PIECE_KEYS.min(i64::try_from(keys_left).unwrap_or(i64::MAX));
+    let (mut keys, mut bytes) = (0, 0);
+    view.for_each_size(range, |record| {
+        bytes += record as usize;
+        if keys == keys_max || bytes > bytes_max {
+            return ControlFlow::Break(());
+        }
+        keys += 1;
+        ControlFlow::Continue(())
+    });
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use kelson_storage::applied::Outcome;
+    use kelson_storage::codec::encode_batch;
+    use kelson_storage::command::{Command, CommandId, Proposal, Put};
+    use kelson_storage::key_value::KeyValue;
+    use kelson_storage::limits::CacheBudget;
+    use kelson_storage::real_disk::RealDisk;
+    use kelson_storage::revision::LogPosition;
+    use kelson_storage::store::{ApplySink, Store, StoreOptions};
+
+    use super::*;
+
+    struct Deaf;
+
+    impl ApplySink for Deaf {
+        fn outcome(&mut self, _id: CommandId, _outcome: Outcome) {}
+        fn lease_granted(&mut self, _id: i64, _ttl: i64) {}
+        fn lease_revoked(&mut self, _id: i64) {}
+    }
+
+    /// A store with a key for each of these lengths of values.
+    fn store_of(directory: &std::path::Path, value_bytes: &[usize]) -> Store {
+        let options = StoreOptions {
+            database: directory.join("db"),
+            cache: CacheBudget::default(),
+        };
+        let mut store = Store::open(Arc::new(RealDisk::default()), options).expect("a scratch directory");
+        for (index, bytes) in (0..).zip(value_bytes) {
+            let put = Put {
+                key: format!("k{index:06}").into(),
+                value: vec![b'v'; *bytes].into(),
+                ..Put::default()
+            };
+            let proposal = Proposal {
+                id: CommandId {
+                    origin: 1,
+                    session: 1,
+                    seq: index + 1,
+                },
+                low: index + 1,
+                command: Command::Put(put),
+            };
+            let at = LogPosition { term: 1, index };
+            store
+                .apply_batch(at, &encode_batch([&proposal]), &mut Deaf)
+                .expect("a scratch directory");
+        }
+        store
+    }
+
+    fn value_bytes(kv: &Bytes) -> usize {
+        KeyValue::decode(kv).map_or(0, |kv| kv.value.len())
+    }
+
+    /// A piece once held 512 records, however long they were: half a gigabyte of a list of the largest values.
+    #[test]
+    fn a_piece_is_short_whatever_its_records_are() {
+        let mut lengths = vec![40; 3_000];
+        lengths.extend([1 << 20; 6]);
+        lengths.extend([100_000; 20]);
+        lengths.extend([0, PIECE_BYTES, 0, PIECE_BYTES - 64, 64, 64]);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = store_of(directory.path(), &lengths);
+        let view = store.reader().view();
+        let mut range = Range {
+            key: Bytes::from_static(b"k"),
+            range_end: Bytes::from_static(b"l"),
+            ..Range::default()
+        };
+        let shape = shape(&view, &range);
+        assert_eq!(shape.keys, lengths.len() as u64);
+        let (mut keys, mut pieces) = (shape.keys, Vec::new());
+        while keys > 0 {
+            let (piece, next, left) = read_piece(&view, range.clone(), keys).expect("the view is the newest");
+            pieces.push((piece, keys - left));
+            (range.key, keys) = (next, left);
+        }
+        let framing = 16 * PIECE_KEYS as usize;
+        for (piece, records) in &pieces {
+            assert!(
+                piece.len() < PIECE_BYTES + framing || *records == 1,
+                "a piece of {records} records has {} bytes",
+                piece.len()
+            );
+        }
+        let message: Vec<u8> = pieces
+            .iter()
+            .flat_map(|(piece, _)| piece.iter().copied())
+            .collect();
+        assert_eq!(message.len(), shape.bytes);
+        let answer = pb::RangeResponse::decode(&*message).expect("an answer");
+        let found: Vec<usize> = answer.kvs.iter().map(value_bytes).collect();
+        assert_eq!(found, lengths);
+        let all: usize = lengths.iter().sum();
+        assert!(
+            pieces.len() < 2 * (6 + all / PIECE_BYTES),
+            "pieces are filled: {}",
+            pieces.len()
+        );
+    }
 }
