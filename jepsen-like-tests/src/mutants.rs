@@ -262,6 +262,12 @@ pub const MUTANTS: &[Mutant] = &[
         tests("kelson_raft", "network::server::"),
         20,
     ),
+    by(
+        "M45",
+        "an index file without links that can still be read is taken",
+        tests("kelson_storage", "store::index_file"),
+        60,
+    ),
 ];
 
 #[cfg(test)]

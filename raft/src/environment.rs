@@ -1,6 +1,7 @@
 //! [`Environment`]: the world a node lives in. The real one, unless a simulation brings its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kelson_storage::disk::Disk;
 use kelson_storage::limits::WAL_SEGMENT_BYTES;
@@ -24,6 +25,26 @@ pub struct Environment {
     pub observer: Option<Arc<dyn Observer>>,
     /// Bytes of one segment of the log. Small ones let a simulation use many of them.
     pub wal_segment_bytes: u64,
+    /// When the index is written to a file, so that the next start need not read every row.
+    pub index_files: IndexFilePolicy,
+}
+
+/// When index files are written. Small values let a simulation write many of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexFilePolicy {
+    /// Rows of the database below which a start is quick without: it reads about half a million a second.
+    pub from_rows: u64,
+    /// Shortest time from the start, or the last one, to the next. Longer: more rows to read at the start after a crash.
+    pub every: Duration,
+}
+
+impl Default for IndexFilePolicy {
+    fn default() -> Self {
+        Self {
+            from_rows: 20_000,
+            every: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Hears what a member does, to check it from outside. Called on the applying task; must not block.
@@ -46,6 +67,7 @@ impl Environment {
             executor: Executor::default(),
             observer: None,
             wal_segment_bytes: WAL_SEGMENT_BYTES,
+            index_files: IndexFilePolicy::default(),
         }
     }
 }

@@ -12,13 +12,14 @@ use std::time::Duration;
 use kelson_storage::error::Fault;
 use kelson_storage::revision::LogPosition;
 use kelson_storage::snapshot::{self, ImageWriter};
-use kelson_storage::store::{Store, StoreOptions};
+use kelson_storage::store::{Opening, Store, StoreOptions};
 use kelson_storage::tables::Tables;
 use kelson_storage::wal::{Recovered, Wal, WalOptions};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::agreement::{Agreement, StateHashes};
 use crate::campaign::{self, LeaderSigns, campaign};
@@ -93,12 +94,17 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
         .map_err(|source| Fault::io("write", &config.log_directory(), source))?;
 
     let reader = store.reader();
+    let mut checkpointer = store.checkpointer();
+    if store.opening().from_index_file {
+        checkpointer.check_rows()?;
+    }
     let (storage, storage_thread) = StorageThread::start(
-        store.checkpointer(),
+        checkpointer,
         store.applied(),
         fault.clone(),
         log.clone(),
         meters.clone(),
+        environment.index_files,
         &executor,
     )?;
     let outbox = Arc::new(Mutex::new(Outbox::new(config.id, incarnation)));
@@ -300,7 +306,9 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
                 .to_owned(),
         ));
     }
+    let began = Instant::now();
     let store = Store::open(disk.clone(), store_options)?;
+    tell_opening(store.opening(), began.elapsed());
     check_owner(&store, config)?;
     if !has_log && store.applied().is_some() {
         return Err(unusable(
@@ -345,6 +353,19 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
         store,
         is_new,
     })
+}
+
+fn tell_opening(opening: &Opening, took: Duration) {
+    let Opening {
+        from_index_file,
+        unfit,
+        rows,
+        keys,
+    } = opening;
+    if let Some(why) = unfit {
+        tracing::warn!(why, "did not use the index file, and read all rows instead");
+    }
+    tracing::info!(keys, rows, from_index_file, ?took, "opened the database");
 }
 
 /// Whether the log still has all that was on disk when the database was written. The others may have committed what

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use kelson_storage::error::Fault;
 use kelson_storage::revision::LogPosition;
-use kelson_storage::store::Checkpointer;
+use kelson_storage::store::{Checkpointer, IndexFileAge};
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::environment::IndexFilePolicy;
 use crate::executor::{Bell, Executor, Next, Running, Worker};
 use crate::fault::FaultSignal;
 use crate::log_storage::LogStorage;
@@ -30,6 +31,17 @@ const DURABLE_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes written since the last durable checkpoint that force the next one.
 const DURABLE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What an index file may cost: it is not begun before so many times as long as the last one took have passed.
+const INDEX_FILE_SHARE: u32 = 30;
+
+/// A new index file is worth it when so many revisions have been written: a part of the rows that a start reads quickly
+/// without, and a part of the keys that it holds.
+const INDEX_FILE_ROWS_PART: u64 = 20;
+const INDEX_FILE_KEYS_PART: u64 = 64;
+
+/// How often it is looked whether the time for an owed index file has come.
+const INDEX_FILE_POLL: Duration = Duration::from_secs(1);
 
 /// Asks the storage thread for things; shared by the node and the state machine.
 #[derive(Clone)]
@@ -70,6 +82,7 @@ impl StorageThread {
         fault: FaultSignal,
         log: LogStorage,
         meters: Arc<Meters>,
+        index_files: IndexFilePolicy,
         executor: &Executor,
     ) -> Result<(Self, Running), Fault> {
         let (sender, receiver) = watch::channel(durable);
@@ -79,7 +92,10 @@ impl StorageThread {
             checkpointer: Mutex::new(checkpointer),
             durable: sender,
         });
-        let thread = executor.start("kelson-storage", Writer::new(shared.clone(), fault, log, meters))?;
+        let thread = executor.start(
+            "kelson-storage",
+            Writer::new(shared.clone(), fault, log, meters, index_files),
+        )?;
         Ok((
             Self {
                 shared,
@@ -145,12 +161,42 @@ struct Writer {
     last_durable: Instant,
     unsynced_bytes: u64,
     unsynced: bool,
-    /// A compaction has more to delete.
+    /// A compaction has more to delete, an index file more to write, or a check more to read.
     pending: bool,
+    index_file: IndexFiles,
+}
+
+/// When index files are written.
+struct IndexFiles {
+    policy: IndexFilePolicy,
+    age: IndexFileAge,
+    began: Instant,
+    took: Duration,
+    under_way: bool,
+}
+
+impl IndexFiles {
+    /// Whether a start would be much quicker with a new one.
+    fn is_owed(&self) -> bool {
+        let from_rows = self.policy.from_rows;
+        let enough = from_rows / INDEX_FILE_ROWS_PART + self.age.keys / INDEX_FILE_KEYS_PART;
+        self.age.rows >= from_rows && !self.under_way && (self.age.void || self.age.behind >= enough.max(1))
+    }
+
+    /// Whether it may be begun now.
+    fn is_due(&self) -> bool {
+        self.is_owed() && self.began.elapsed() >= self.policy.every.max(self.took * INDEX_FILE_SHARE)
+    }
 }
 
 impl Writer {
-    fn new(shared: Arc<Shared>, fault: FaultSignal, log: LogStorage, meters: Arc<Meters>) -> Self {
+    fn new(
+        shared: Arc<Shared>,
+        fault: FaultSignal,
+        log: LogStorage,
+        meters: Arc<Meters>,
+        index_files: IndexFilePolicy,
+    ) -> Self {
         Self {
             shared,
             fault,
@@ -160,7 +206,14 @@ impl Writer {
             last_durable: Instant::now(),
             unsynced_bytes: 0,
             unsynced: false,
-            pending: false,
+            pending: true,
+            index_file: IndexFiles {
+                policy: index_files,
+                age: IndexFileAge::default(),
+                began: Instant::now(),
+                took: Duration::ZERO,
+                under_way: false,
+            },
         }
     }
 
@@ -175,6 +228,8 @@ impl Writer {
             Some(Next::Wait(Some(STEP_PAUSE)))
         } else if self.unsynced {
             Some(Next::Wait(Some(DURABLE_EVERY)))
+        } else if self.index_file.is_owed() {
+            Some(Next::Wait(Some(INDEX_FILE_POLL)))
         } else {
             Some(Next::Wait(None))
         }
@@ -185,7 +240,9 @@ impl Writer {
         checkpoints: Vec<oneshot::Sender<Option<LogPosition>>>,
         stop: bool,
     ) -> Result<(), Fault> {
+        let index_file = self.index_file.is_due() || (stop && self.index_file.is_owed());
         let durable = stop
+            || index_file
             || !checkpoints.is_empty()
             || self.unsynced_bytes >= DURABLE_BYTES_MAX
             || self.last_durable.elapsed() >= DURABLE_EVERY;
@@ -193,12 +250,28 @@ impl Writer {
         let step = {
             let mut checkpointer = self.shared.checkpointer.lock();
             checkpointer.log_ends(self.log.flushed());
-            checkpointer.step(durable)?
+            if index_file {
+                checkpointer.write_index_file();
+                self.index_file.began = began;
+            }
+            let step = checkpointer.step(durable)?;
+            if stop {
+                checkpointer.finish_index_file();
+            }
+            if let Some(failure) = checkpointer.take_index_file_failure() {
+                tracing::warn!(%failure, "could not write the index file; the next start reads all rows");
+            }
+            step
         };
         self.meters.backend_commit.observe(began.elapsed());
         self.unsynced_bytes = step.unsynced_bytes;
         self.unsynced = !durable;
-        self.pending = step.compaction_pending;
+        self.pending = step.compaction_pending || step.index_file_pending || step.check_pending;
+        self.index_file.age = step.index_file;
+        if self.index_file.under_way && !step.index_file_pending {
+            self.index_file.took = self.index_file.began.elapsed();
+        }
+        self.index_file.under_way = step.index_file_pending;
         if durable {
             self.last_durable = Instant::now();
             if step.durable.is_some() {

@@ -126,7 +126,8 @@ fn put_bytes(out: &mut impl BufMut, tag: u8, value: &[u8]) {
     }
 }
 
-fn put_varint(out: &mut impl BufMut, mut value: u64) {
+/// Appends seven bits a byte, the lowest first.
+pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
@@ -138,7 +139,8 @@ fn varint_len(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+/// Takes off what [`put_varint`] appended; `None` if it ends too early, or never.
+pub(crate) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = bytes.split_first()?;

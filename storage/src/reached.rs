@@ -46,6 +46,16 @@ pub const MARKS: &[(&str, &str)] = &[
     ),
     ("damage_refused", "bytes on disk were not as written"),
     (
+        "index_file_given_up",
+        "an index file could not be written and was done without",
+    ),
+    (
+        "index_file_refused",
+        "a start did not trust the index file and read all rows",
+    ),
+    ("index_file_taken", "a start took the index from the index file"),
+    ("index_file_written", "an index file was written"),
+    (
         "leader_counts_leases_afresh",
         "a new leader took over leases that exist",
     ),
@@ -104,6 +114,10 @@ pub const MARKS: &[(&str, &str)] = &[
     (
         "replication_from_file",
         "a follower was so far behind that its entries came from the log file",
+    ),
+    (
+        "rows_checked_after_start",
+        "all rows were read after a start from the index file",
     ),
     (
         "snapshot_installed",

@@ -220,6 +220,7 @@ impl Cluster {
             executor: Executor::simulated(life),
             observer: Some(inner.invariants.observer(member)),
             wal_segment_bytes: inner.plan.wal_segment_bytes,
+            index_files: inner.plan.index_files,
         };
         let this = self.clone();
         inner.tasks.spawn(async move {

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use kelson_raft::environment::IndexFilePolicy;
 use kelson_storage::testing::Random;
 
 use super::network::LinkQuality;
@@ -107,6 +108,8 @@ pub struct Plan {
     pub catchup_entries: u64,
     /// Bytes of a segment of the log.
     pub wal_segment_bytes: u64,
+    /// When the index is written to a file.
+    pub index_files: IndexFilePolicy,
     /// Files of the log before it is purged by size; 0: it is not.
     pub max_wals: u64,
     /// Clients at once.
@@ -171,6 +174,10 @@ impl Plan {
             snapshot_count: number(&mut random, &[10, 50, 200, 5000]),
             catchup_entries: number(&mut random, &[1, 10, 100, 5000]),
             wal_segment_bytes: number(&mut random, &[4, 16, 64, 256]) * 1024,
+            index_files: IndexFilePolicy {
+                from_rows: number(&mut chance(seed, "index-file-rows"), &[0, 20, 100, 20_000]),
+                every: millis(&mut chance(seed, "index-file-every"), &[0, 300, 1000, 10_000]),
+            },
             max_wals: number(&mut chance(seed, "max-wals"), &[0, 1, 2, 5]),
             clients: number(&mut random, &[1, 3, 5, 8]),
             client_pause: millis(&mut random, &[5, 20, 50, 200]),

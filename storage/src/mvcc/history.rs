@@ -3,6 +3,8 @@
 //! The index knows only the newest record of a key. A read at an older revision starts there and follows these links
 //! back. They are 12 bytes per record and 8 per main revision, in chunks that never move, found by number.
 
+use std::ops::Range;
+
 use super::chunked::Chunked;
 use crate::revision::Revision;
 
@@ -79,6 +81,26 @@ impl History {
         self.links.item(number)?.revision()
     }
 
+    /// How many records there are at the main revision `main`: their subs are below this. 0 when its links are not known.
+    pub fn links(&self, main: u64) -> u64 {
+        if main < self.first_main || main >= self.next_main {
+            return 0;
+        }
+        let at = main - self.base_main;
+        let end = self.starts.item(at + 1).unwrap_or(self.links.len());
+        self.starts.item(at).map_or(0, |start| end - start)
+    }
+
+    /// Adds all records of `newer`, which must be after those here.
+    pub fn append(&mut self, newer: &Self) {
+        for main in newer.mains() {
+            for sub in 0..newer.links(main) {
+                let revision = Revision::new(main, u32::try_from(sub).expect("a sub is a u32"));
+                self.push(revision, newer.previous(revision));
+            }
+        }
+    }
+
     /// Forgets the links of all main revisions before `main`. Links that point before it stay: whether the record
     /// they name was compacted is for the reader to know.
     pub fn truncate_before(&mut self, main: u64) {
@@ -100,6 +122,11 @@ impl History {
     /// The oldest main revision whose links are known.
     pub fn first_main(&self) -> u64 {
         self.first_main
+    }
+
+    /// The main revisions whose links are known.
+    pub fn mains(&self) -> Range<u64> {
+        self.first_main..self.next_main
     }
 
     /// Bytes of heap in use.
@@ -245,6 +272,8 @@ mod tests {
                 }
                 prop_assert_eq!(history.first_main(), cut);
                 for main in first - 1..main + 2 {
+                    let links = model.keys().filter(|revision| revision.main == main).map(|at| at.sub + 1).max();
+                    prop_assert_eq!(history.links(main), links.unwrap_or(0).into());
                     for sub in 0..8 {
                         let expected = model.get(&at(main, sub)).copied().flatten();
                         prop_assert_eq!(history.previous(at(main, sub)), expected);

@@ -11,17 +11,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
+use super::index_file::Writer as IndexFileWriter;
 use super::{COMMANDS_PER_LOCK, Shared};
 use crate::error::Fault;
 use crate::fail_point;
 use crate::key_value::key_of;
 use crate::limits::{COMPACTION_DEFERRALS_MAX, COMPACTION_ROWS_PER_BITE};
 use crate::mutant;
+use crate::mvcc::index::IndexRoot;
 use crate::revision::{LogPosition, Revision};
-use crate::tables::{LeaseRow, Row, Tables, WriteBatch};
+use crate::tables::{LeaseRow, Row, Rows, Tables, WriteBatch};
 
 /// Bytes of rows that one bite of a compaction looks at.
 const COMPACTION_BYTES_PER_BITE: usize = 512 * 1024;
+
+/// Bytes of rows that one bite of a check reads.
+const CHECK_BYTES_PER_BITE: usize = 512 * 1024;
 
 /// The storage thread's half: takes what apply left and writes it to the database. One thread owns it.
 pub struct Checkpointer {
@@ -38,6 +43,12 @@ pub struct Checkpointer {
     compaction: Option<Compaction>,
     /// Where the log ended on disk, as far as this half has been told.
     log_end: u64,
+    /// An index file is to be begun with the next durable step.
+    index_file_wanted: bool,
+    index_file: Option<IndexFileWriter>,
+    index_file_failure: Option<Fault>,
+    /// Rows that no start has read: they are read after it.
+    unchecked: Option<Rows>,
 }
 
 /// A compaction under way.
@@ -58,6 +69,25 @@ pub struct CheckpointStep {
     pub unsynced_bytes: u64,
     /// Whether a compaction has more to delete.
     pub compaction_pending: bool,
+    /// Whether there is more of an index file to write.
+    pub index_file_pending: bool,
+    /// Whether there are more rows to check.
+    pub check_pending: bool,
+    /// How much a start would have to do beside reading the index file.
+    pub index_file: IndexFileAge,
+}
+
+/// How far the state has moved on from the index file on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexFileAge {
+    /// Revisions written since.
+    pub behind: u64,
+    /// Whether there is none, or a compaction has made it worthless.
+    pub void: bool,
+    /// Keys that exist.
+    pub keys: u64,
+    /// Rows in the database.
+    pub rows: u64,
 }
 
 /// The state between two log entries, as far as the database lacks it.
@@ -68,6 +98,9 @@ struct Captured {
     written: u64,
     /// The oldest revision that a long read needs.
     pinned: Option<u64>,
+    /// The index, if an index file is to be written of it.
+    root: Option<IndexRoot>,
+    index_file: IndexFileAge,
 }
 
 /// What one bite of a compaction found.
@@ -92,7 +125,34 @@ impl Checkpointer {
             finished,
             compaction: None,
             log_end: 0,
+            index_file_wanted: false,
+            index_file: None,
+            index_file_failure: None,
+            unchecked: None,
         }
+    }
+
+    /// Begins an index file with the next durable step. It is written by the steps that follow, a bite by each.
+    pub fn write_index_file(&mut self) {
+        self.index_file_wanted = true;
+    }
+
+    /// Writes what is left of the index file under way. See [`Checkpointer::step`] for errors of the index file.
+    pub fn finish_index_file(&mut self) {
+        while self.index_file.is_some() {
+            self.bite_of_index_file();
+        }
+    }
+
+    /// Reads all rows, a bite with each step that follows. A start that read the index file instead does not know that
+    /// they are whole.
+    ///
+    /// # Errors
+    /// As [`Tables::scan`].
+    pub fn check_rows(&mut self) -> Result<(), Fault> {
+        let tables = Arc::clone(&self.shared.state.lock().tables);
+        self.unchecked = Some(tables.newest().rows(Revision::default())?);
+        Ok(())
     }
 
     /// The member's log is on disk up to the entry at `index`.
@@ -104,9 +164,10 @@ impl Checkpointer {
     /// pending compaction.
     ///
     /// # Errors
-    /// After an error it is unknown what is on disk: the member must stop.
+    /// After an error it is unknown what is on disk: the member must stop. An index file that cannot be written is no
+    /// error: a start can do without.
     pub fn step(&mut self, durable: bool) -> Result<CheckpointStep, Fault> {
-        let mut captured = self.capture();
+        let mut captured = self.capture(durable);
         let bite = self.bite(&captured)?;
         captured.batch.deletes.clone_from(&bite.deletes);
         captured.batch.meta.compact_finished = self.finished;
@@ -125,10 +186,21 @@ impl Checkpointer {
             self.unsynced_bytes = 0;
         }
         let current = self.settle(&captured, bite, durable);
+        let compaction_pending = self.finished < captured.batch.meta.compact_scheduled;
+        if let Some(root) = captured.root.take().filter(|_| current) {
+            self.begin_index_file(root, captured.batch.meta.revision);
+        } else if self.index_file.is_some() {
+            self.bite_of_index_file();
+        } else if !compaction_pending {
+            self.bite_of_check()?;
+        }
         Ok(CheckpointStep {
             durable: applied.filter(|_| durable && current),
             unsynced_bytes: self.unsynced_bytes,
-            compaction_pending: self.finished < captured.batch.meta.compact_scheduled,
+            compaction_pending,
+            index_file_pending: self.index_file.is_some(),
+            check_pending: self.unchecked.is_some(),
+            index_file: captured.index_file,
         })
     }
 
@@ -157,7 +229,7 @@ impl Checkpointer {
     }
 
     /// Takes what the database lacks. Waits for the end of the entry that is being applied.
-    fn capture(&mut self) -> Captured {
+    fn capture(&mut self, durable: bool) -> Captured {
         let entry = self.shared.entry.lock();
         let mut state = self.shared.state.lock();
         if state.generation != self.generation {
@@ -167,6 +239,8 @@ impl Checkpointer {
             self.written = None;
             self.unsynced = false;
             self.unsynced_bytes = 0;
+            self.index_file = None;
+            self.unchecked = None;
         }
         let written = state.overlay.written();
         let rows = state.overlay.from(Revision::new(written + 1, 0));
@@ -182,6 +256,13 @@ impl Checkpointer {
             }
         }
         let tables = Arc::clone(&state.tables);
+        let index_file = IndexFileAge {
+            behind: state.revision - state.index_file.unwrap_or(0),
+            void: state.index_file.is_none() || state.index_file < state.compacted,
+            keys: state.index.len_live(),
+            rows: tables.contents().rows,
+        };
+        let root = (durable && std::mem::take(&mut self.index_file_wanted)).then(|| state.index.root());
         // A read that begins after this needs nothing that a compaction up to here can delete.
         let pinned = self.shared.pins.oldest();
         MutexGuard::unlock_fair(state);
@@ -191,7 +272,71 @@ impl Checkpointer {
             batch,
             written,
             pinned,
+            root,
+            index_file,
         }
+    }
+
+    fn begin_index_file(&mut self, root: IndexRoot, revision: u64) {
+        // Dropped first: it would remove the file of the one that is begun now.
+        self.index_file = None;
+        let disk = Arc::clone(&self.shared.disk);
+        match IndexFileWriter::begin(disk, &self.shared.database, root, revision) {
+            Ok(writer) => self.index_file = Some(writer),
+            Err(fault) => self.give_up_index_file(fault),
+        }
+    }
+
+    fn give_up_index_file(&mut self, fault: Fault) {
+        crate::reached!("index_file_given_up");
+        self.index_file_failure = Some(fault);
+    }
+
+    /// Why the newest index file was given up, to be told.
+    pub fn take_index_file_failure(&mut self) -> Option<Fault> {
+        self.index_file_failure.take()
+    }
+
+    /// Writes a bite of the index file under way, and gives it up if that fails.
+    fn bite_of_index_file(&mut self) {
+        let Some(mut writer) = self.index_file.take() else {
+            return;
+        };
+        let shared = &self.shared;
+        let generation = self.generation;
+        let mut is_current = true;
+        let bitten = writer.bite(&mut |visit| {
+            let state = shared.state.lock();
+            is_current &= state.generation == generation;
+            visit(&state.history);
+            MutexGuard::unlock_fair(state);
+        });
+        match bitten {
+            Ok(true) if is_current => {
+                crate::reached!("index_file_written");
+                shared.state.lock().index_file = Some(writer.revision());
+            }
+            Ok(false) if is_current => self.index_file = Some(writer),
+            Ok(_) => {}
+            Err(fault) => self.give_up_index_file(fault),
+        }
+    }
+
+    /// Reads some of the rows that no start has read.
+    fn bite_of_check(&mut self) -> Result<(), Fault> {
+        let Some(rows) = &mut self.unchecked else {
+            return Ok(());
+        };
+        let mut bytes = 0;
+        while bytes < CHECK_BYTES_PER_BITE {
+            let Some((_, row)) = rows.next()? else {
+                crate::reached!("rows_checked_after_start");
+                self.unchecked = None;
+                break;
+            };
+            bytes += row.kv.len();
+        }
+        Ok(())
     }
 
     /// Looks for the next rows that the compaction under way forgets, and starts a compaction if one is due.
@@ -304,7 +449,7 @@ mod tests {
         }
         let mut behind = Fixture::new();
         behind.run(put("a", "1")).unwrap();
-        let captured = behind.checkpointer.capture();
+        let captured = behind.checkpointer.capture(true);
         behind.replace_by(&mut ahead);
         let unwritten = behind.store.reader().unwritten_bytes();
         assert!(!behind.checkpointer.settle(&captured, Bite::default(), true));

@@ -11,6 +11,7 @@
 mod apply;
 mod checkpointer;
 mod hash_kv;
+mod index_file;
 mod pins;
 mod reader;
 mod recovery;
@@ -38,8 +39,9 @@ use crate::mutant;
 use crate::revision::LogPosition;
 use crate::tables::Tables;
 
-pub use checkpointer::{CheckpointStep, Checkpointer};
+pub use checkpointer::{CheckpointStep, Checkpointer, IndexFileAge};
 pub use reader::{ReadView, StoreReader};
+pub use recovery::Opening;
 
 use apply::Effect;
 use pins::Pins;
@@ -148,6 +150,7 @@ pub struct Store {
     shared: Arc<Shared>,
     options: StoreOptions,
     log_end: u64,
+    opening: Opening,
     /// The commands that come next, read before the lock is taken.
     decoded: Vec<Result<Proposal, DecodeError>>,
     /// What the commands under the lock did; told when it is released.
@@ -164,6 +167,8 @@ struct Shared {
     event_ring: Arc<EventRing>,
     /// Ranges read by clients.
     ranges: AtomicU64,
+    disk: Arc<dyn Disk>,
+    database: PathBuf,
 }
 
 impl Store {
@@ -172,9 +177,10 @@ impl Store {
     /// # Errors
     /// Those of [`Tables::open`], and [`Fault::Damaged`] if the rows are not the state that the checkpoint is of.
     pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, Fault> {
-        let tables = Tables::open(disk, &options.database, options.cache.tables)?;
+        let tables = Tables::open(disk.clone(), &options.database, options.cache.tables)?;
         let log_end = tables.meta()?.log_end;
-        let state = recovery::recover(Arc::new(tables), options.cache.overlay, 0)?;
+        let index_file = index_file::Reader::open(&*disk, &options.database);
+        let (state, opening) = recovery::recover(Arc::new(tables), index_file, options.cache.overlay, 0)?;
         Ok(Self {
             shared: Arc::new(Shared {
                 entry: Mutex::new(()),
@@ -182,9 +188,12 @@ impl Store {
                 pins: Arc::default(),
                 event_ring: Arc::new(EventRing::new(options.cache.event_ring)),
                 ranges: AtomicU64::new(0),
+                disk,
+                database: options.database.clone(),
             }),
             options,
             log_end,
+            opening,
             decoded: Vec::new(),
             effects: Vec::new(),
         })
@@ -198,7 +207,9 @@ impl Store {
     pub fn replace(&mut self, tables: Tables) -> Result<(), Fault> {
         let entry = self.shared.entry.lock();
         let generation = self.shared.state.lock().generation + 1;
-        let state = recovery::recover(Arc::new(tables), self.options.cache.overlay, generation)?;
+        index_file::remove(&*self.shared.disk, &self.shared.database)?;
+        let overlay_bytes = self.options.cache.overlay;
+        let (state, _) = recovery::recover(Arc::new(tables), Ok(None), overlay_bytes, generation)?;
         let old = {
             let mut current = self.shared.state.lock();
             assert!(
@@ -219,6 +230,11 @@ impl Store {
     /// The rolling hash of the state at [`Store::applied`].
     pub fn rolling_hash(&self) -> u64 {
         self.shared.state.lock().hash.value()
+    }
+
+    /// How the state came into memory when the store was opened.
+    pub fn opening(&self) -> &Opening {
+        &self.opening
     }
 
     /// Where apply stands; none before the first entry.

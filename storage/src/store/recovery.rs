@@ -1,5 +1,6 @@
 //! Making the state in memory again from a checkpoint, and finding out whether the checkpoint is whole.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::BuildHasherDefault;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Operations;
+use super::index_file::{Entry, Reader, Unfit};
 use super::rolling_hash::RollingHash;
 use super::state::{State, decode_extras};
 use crate::error::Fault;
@@ -19,58 +21,134 @@ use crate::mvcc::index::{Index, KeyMeta};
 use crate::mvcc::live_changes::LiveChanges;
 use crate::mvcc::overlay::Overlay;
 use crate::revision::Revision;
-use crate::tables::{Meta, Row, Tables};
+use crate::tables::{LeaseRow, Meta, Row, Tables};
 
 /// The newest record of each key, while rows come in.
 type Newest = HashMap<Bytes, KeyMeta, BuildHasherDefault<DefaultHasher>>;
 
-/// Builds the state that `tables` holds.
+/// The revision of a fresh database, at which nothing was written.
+const FIRST_REVISION: u64 = 1;
+
+/// How the state came into memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Whether the index came from the index file.
+    pub from_index_file: bool,
+    /// Why the index file that was there was not taken.
+    pub unfit: Option<String>,
+    /// Rows that were read.
+    pub rows: u64,
+    /// Keys in the index, deleted ones included.
+    pub keys: u64,
+}
+
+/// What is made again from rows, or from an index file and the rows after it.
+struct Rebuilt {
+    index: Index,
+    history: History,
+    leases: Leases,
+    hash: RollingHash,
+    /// The main revision of the newest live key.
+    newest: u64,
+    opening: Opening,
+}
+
+/// Why there is no state.
+enum Failure {
+    /// The member's own.
+    Fault(Fault),
+    /// What the rebuilt state lacks or has too much.
+    Unlike(String),
+    /// Why the index file cannot be of this state.
+    Unfit(Unfit),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Unfit> for Failure {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(unfit)
+    }
+}
+
+/// Builds the state that `tables` holds, with the help of the index file beside it, if one is given.
 ///
 /// # Errors
 /// [`Fault::Damaged`] if rows are missing or do not belong together (reliability rule R10).
-pub(super) fn recover(tables: Arc<Tables>, overlay_bytes: usize, generation: u64) -> Result<State, Fault> {
+pub(super) fn recover(
+    tables: Arc<Tables>,
+    index_file: Result<Option<Reader>, Unfit>,
+    overlay_bytes: usize,
+    generation: u64,
+) -> Result<(State, Opening), Fault> {
     let meta = tables.meta()?;
     let damaged = |what: String| Fault::damaged(tables.path(), 0, what);
-    let (sessions, mut hash) = decode_extras(&meta.sessions)
+    let (sessions, log_hash) = decode_extras(&meta.sessions)
         .ok_or_else(|| damaged("the table of command ids is unreadable".into()))?;
-    let leases = tables.leases()?;
-    let mut leases = Leases::restore(leases.iter().map(|lease| (lease.id, lease.ttl)));
-    let (entries, history) = read_rows(&tables, &meta)?;
-    for (key, newest) in &entries {
-        hash.replace_key(key, None, Some(newest));
-        if newest.live && !leases.move_key(key, 0, newest.lease) {
-            return Err(damaged(format!("lease {} of a key is missing", newest.lease)));
+    let checkpoint = Checkpoint {
+        tables: &tables,
+        meta: &meta,
+        log_hash,
+        leases: tables.leases()?,
+    };
+    let mut file_revision = None;
+    let (from_file, mut unfit) = match index_file {
+        Ok(Some(reader)) => {
+            let revision = reader.revision();
+            match checkpoint.from_index_file(reader) {
+                Ok(rebuilt) => {
+                    crate::reached!("index_file_taken");
+                    file_revision = Some(revision);
+                    (Some(rebuilt), None)
+                }
+                Err(Failure::Fault(fault)) => return Err(fault),
+                Err(Failure::Unlike(what)) => (None, Some(what)),
+                Err(Failure::Unfit(unfit)) => (None, Some(unfit.to_string())),
+            }
         }
+        Ok(None) => (None, None),
+        Err(unfit) => (None, Some(unfit.to_string())),
+    };
+    let rebuilt = match from_file {
+        Some(rebuilt) => rebuilt,
+        None => match checkpoint.from_rows() {
+            Ok(rebuilt) => rebuilt,
+            Err(Failure::Fault(fault)) => return Err(fault),
+            Err(Failure::Unlike(what)) => return Err(damaged(what)),
+            Err(Failure::Unfit(unfit)) => return Err(damaged(unfit.to_string())),
+        },
+    };
+    if unfit.is_some() {
+        crate::reached!("index_file_refused");
     }
-    add_the_rest(&mut hash, &leases, &meta);
     if meta.compact_finished < meta.compact_scheduled {
         crate::reached!("compaction_began_again");
-    }
-    if hash.value() != meta.hash {
-        return Err(damaged(
-            "the rows are not the state that the checkpoint was made of".into(),
-        ));
     }
     let mut revision = meta.revision;
     if mutant!("M29") {
         // What the newest live key says: too low if the last change was a delete.
-        let live = entries.iter().filter(|(_, newest)| newest.live);
-        revision = live.map(|(_, newest)| newest.modified.main).max().unwrap_or(1);
+        revision = rebuilt.newest.max(1);
     }
-    Ok(State {
+    let mut opening = rebuilt.opening;
+    opening.unfit = unfit.take();
+    let state = State {
         applied: meta.applied,
         membership: meta.membership,
         revision,
         compacted: meta.compact_scheduled,
         compact_finished: meta.compact_finished,
-        index: Index::bulk_load(entries),
-        history,
+        index: rebuilt.index,
+        history: rebuilt.history,
         live_changes: LiveChanges::new(meta.revision),
         overlay: Overlay::new(meta.revision, overlay_bytes),
         tables,
         arena: RecordArena::default(),
         events: Vec::new(),
-        leases,
+        leases: rebuilt.leases,
         alarms: meta.alarms.into_iter().collect(),
         members: meta
             .members
@@ -80,37 +158,227 @@ pub(super) fn recover(tables: Arc<Tables>, overlay_bytes: usize, generation: u64
         removed_members: meta.removed_members.into_iter().collect(),
         cluster_version: meta.cluster_version,
         sessions,
-        hash,
+        hash: rebuilt.hash,
         operations: Operations::default(),
+        index_file: file_revision,
         generation,
-    })
+    };
+    Ok((state, opening))
 }
 
-/// One pass over the rows: newest record per key, in key order, and the links between records.
-fn read_rows(tables: &Tables, meta: &Meta) -> Result<(Vec<(Bytes, KeyMeta)>, History), Fault> {
-    let mut newest = Newest::default();
-    let mut history = History::new(meta.compact_scheduled.unwrap_or(0) + 1);
-    tables.scan(|revision, row| {
-        let (key, record) = read_row(tables, revision, &row)?;
-        if revision.main > meta.revision {
-            return Err(Fault::damaged(
-                tables.path(),
-                0,
-                format!("row {revision} is from the future"),
+/// What a state is rebuilt from.
+struct Checkpoint<'a> {
+    tables: &'a Tables,
+    meta: &'a Meta,
+    /// The part of the rolling hash that only the checkpoint knows.
+    log_hash: RollingHash,
+    leases: Vec<LeaseRow>,
+}
+
+impl Checkpoint<'_> {
+    /// From all rows.
+    fn from_rows(&self) -> Result<Rebuilt, Failure> {
+        let first_main = self.meta.compact_scheduled.unwrap_or(0) + 1;
+        let rows = self.read_rows(Revision::default(), first_main)?;
+        let opening = Opening {
+            rows: rows.count,
+            ..Opening::default()
+        };
+        self.rebuild(rows.newest.into_iter().map(Ok), opening, |_| Ok(rows.history))
+    }
+
+    /// From an index file and the rows after it.
+    ///
+    /// The file says what was true at its revision, in the history of which this checkpoint is a later point. What can have
+    /// become of it since: keys have newer rows, which are read. Compaction has deleted older rows, of which the index does
+    /// not speak, and links, which are cut off here. It has deleted tombstones and with them their keys, which is found out
+    /// here. A key that was deleted since has that row still, as no compaction has reached beyond the file.
+    fn from_index_file(&self, reader: Reader) -> Result<Rebuilt, Failure> {
+        let compacted = self.meta.compact_scheduled.unwrap_or(0);
+        let revision = reader.revision();
+        if revision > self.meta.revision {
+            return Err(reader
+                .unfit(format!("revision {revision} is after the checkpoint"))
+                .into());
+        }
+        if compacted > revision {
+            return Err(reader
+                .unfit(format!("a compaction has reached beyond revision {revision}"))
+                .into());
+        }
+        let rows = self.read_rows(Revision::new(revision + 1, 0), revision + 1)?;
+        let opening = Opening {
+            from_index_file: true,
+            rows: rows.count,
+            ..Opening::default()
+        };
+        let merged = Merged {
+            checkpoint: self,
+            reader,
+            older: Vec::new().into_iter(),
+            newer: rows.newest.into_iter().peekable(),
+        };
+        self.rebuild(merged, opening, |merged| {
+            let reader = merged.reader;
+            let mut history = reader.history()?;
+            // M45: reads at revisions whose links the file had lost already find nothing there.
+            if history.first_main() > compacted.max(FIRST_REVISION) + 1 && !mutant!("M45") {
+                return Err(Failure::Unlike(format!(
+                    "the index file knows no links before revision {}",
+                    history.first_main()
+                )));
+            }
+            history.truncate_before(compacted + 1);
+            history.append(&rows.history);
+            Ok(history)
+        })
+    }
+
+    /// Puts together what `entries` yields; `history` makes the history when they have been taken.
+    fn rebuild<I: Iterator<Item = Result<Entry, Failure>>>(
+        &self,
+        mut entries: I,
+        mut opening: Opening,
+        history: impl FnOnce(I) -> Result<History, Failure>,
+    ) -> Result<Rebuilt, Failure> {
+        let mut hash = self.log_hash;
+        let mut leases = Leases::restore(self.leases.iter().map(|lease| (lease.id, lease.ttl)));
+        let mut newest = 0;
+        let mut failure = None;
+        let index = Index::bulk_load(std::iter::from_fn(|| {
+            let (key, meta) = match entries.next()? {
+                Ok(entry) => entry,
+                Err(error) => {
+                    failure = Some(error);
+                    return None;
+                }
+            };
+            opening.keys += 1;
+            if meta.live {
+                hash.replace_key(&key, None, Some(&meta));
+                newest = newest.max(meta.modified.main);
+                if !leases.move_key(&key, 0, meta.lease) {
+                    failure = Some(Failure::Unlike(format!(
+                        "lease {} of a key is missing",
+                        meta.lease
+                    )));
+                    return None;
+                }
+            }
+            Some((key, meta))
+        }));
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        add_the_rest(&mut hash, &leases, self.meta);
+        if hash.value() != self.meta.hash {
+            return Err(Failure::Unlike(
+                "the rows are not the state that the checkpoint was made of".into(),
             ));
         }
-        match newest.get_mut(key) {
-            Some(known) => *known = record,
-            None => {
-                newest.insert(Bytes::copy_from_slice(key), record);
+        Ok(Rebuilt {
+            index,
+            history: history(entries)?,
+            leases,
+            hash,
+            newest,
+            opening,
+        })
+    }
+
+    /// One pass over the rows from `from` on: newest record per key, in key order, and the links from `first_main` on.
+    fn read_rows(&self, from: Revision, first_main: u64) -> Result<NewRows, Fault> {
+        let mut newest = Newest::default();
+        let mut history = History::new(first_main);
+        let mut count = 0;
+        self.tables.scan_from(from, |revision, row| {
+            let (key, record) = read_row(self.tables, revision, &row)?;
+            if revision.main > self.meta.revision {
+                return Err(Fault::damaged(
+                    self.tables.path(),
+                    0,
+                    format!("row {revision} is from the future"),
+                ));
+            }
+            match newest.get_mut(key) {
+                Some(known) => *known = record,
+                None => {
+                    newest.insert(Bytes::copy_from_slice(key), record);
+                }
+            }
+            history.push(revision, row.previous);
+            count += 1;
+            Ok(())
+        })?;
+        let mut newest: Vec<_> = newest.into_iter().collect();
+        newest.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(NewRows {
+            newest,
+            history,
+            count,
+        })
+    }
+
+    /// Whether the tombstone at `revision` has not been compacted.
+    fn has_tombstone(&self, revision: Revision) -> Result<bool, Fault> {
+        let compacted = self.meta.compact_scheduled;
+        if Some(revision.main) > compacted {
+            return Ok(true);
+        }
+        if Some(revision.main) < compacted && self.meta.compact_finished == compacted {
+            return Ok(false);
+        }
+        Ok(self.tables.read(revision)?.is_some())
+    }
+}
+
+/// What one pass over rows found.
+struct NewRows {
+    newest: Vec<Entry>,
+    history: History,
+    count: u64,
+}
+
+/// The entries of an index file, with newer records in their places.
+struct Merged<'a> {
+    checkpoint: &'a Checkpoint<'a>,
+    reader: Reader,
+    older: std::vec::IntoIter<Entry>,
+    newer: std::iter::Peekable<std::vec::IntoIter<Entry>>,
+}
+
+impl Merged<'_> {
+    fn next_entry(&mut self) -> Result<Option<Entry>, Failure> {
+        loop {
+            if self.older.as_slice().is_empty() {
+                self.older = self.reader.entries()?.into_iter();
+            }
+            let order = match (self.older.as_slice().first(), self.newer.peek()) {
+                (Some((old, _)), Some((new, _))) => new.cmp(old),
+                (Some(_), None) => Ordering::Greater,
+                (None, _) => Ordering::Less,
+            };
+            if order != Ordering::Greater {
+                if order == Ordering::Equal {
+                    self.older.next();
+                }
+                return Ok(self.newer.next());
+            }
+            if let Some((key, meta)) = self.older.next()
+                && (meta.live || self.checkpoint.has_tombstone(meta.modified)?)
+            {
+                return Ok(Some((key, meta)));
             }
         }
-        history.push(revision, row.previous);
-        Ok(())
-    })?;
-    let mut entries: Vec<_> = newest.into_iter().collect();
-    entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    Ok((entries, history))
+    }
+}
+
+impl Iterator for Merged<'_> {
+    type Item = Result<Entry, Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_entry().transpose()
+    }
 }
 
 fn read_row<'a>(tables: &Tables, revision: Revision, row: &'a Row) -> Result<(&'a [u8], KeyMeta), Fault> {

@@ -52,6 +52,8 @@ pub(super) struct State {
     /// Counted since the process started; no part of the replicated state.
     pub operations: Operations,
 
+    /// The revision that the index file on disk is of.
+    pub index_file: Option<u64>,
     /// Grows whenever the state is replaced by a snapshot.
     pub generation: u64,
 }

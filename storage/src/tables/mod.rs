@@ -143,8 +143,17 @@ impl Tables {
     }
 
     /// Hands every row to `visit`, in history order, as the newest write left them. Fails if one is missing.
-    pub fn scan(&self, mut visit: impl FnMut(Revision, Row) -> Result<(), Fault>) -> Result<(), Fault> {
-        let mut rows = self.newest().rows(Revision::default())?;
+    pub fn scan(&self, visit: impl FnMut(Revision, Row) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.scan_from(Revision::default(), visit)
+    }
+
+    /// As [`Tables::scan`] for the rows from `from` on, of which it cannot know whether one is missing.
+    pub fn scan_from(
+        &self,
+        from: Revision,
+        mut visit: impl FnMut(Revision, Row) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let mut rows = self.newest().rows(from)?;
         while let Some((revision, row)) = rows.next()? {
             visit(revision, row)?;
         }
