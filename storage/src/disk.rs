@@ -38,6 +38,11 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug + 'static {
     fn set_length(&self, length: u64) -> io::Result<()>;
     /// Makes data and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
+    /// Brings what has been written on its way to the device and waits until it is there, so that the next sync has little to
+    /// do and other files' syncs need not wait behind it. Promises nothing: only a sync makes durable.
+    fn write_back(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Takes an exclusive lock without waiting; `WouldBlock` when another process has it. Held until the file closes.
     fn try_lock(&self) -> io::Result<()>;
 }

@@ -17,7 +17,8 @@ use crate::revision::Revision;
 use crate::tables::fields::PutFields;
 use crate::tables::{install, temporary_beside};
 
-/// Bytes of a bite. They are synced at once, so that a large file does not make the log's syncs wait at its end.
+/// Bytes of a bite. They are sent to the device at once, so that the sync at the end of a large file does not make the log's
+/// syncs wait.
 /// In tests, a frame or two.
 const BITE_BYTES: u64 = if cfg!(test) { 64 } else { 1024 * 1024 };
 
@@ -130,8 +131,8 @@ impl Writer {
             }
         }
         self.file
-            .sync()
-            .map_err(|source| Fault::io("sync", &self.temporary, source))?;
+            .write_back()
+            .map_err(|source| Fault::io("write back", &self.temporary, source))?;
         Ok(false)
     }
 
