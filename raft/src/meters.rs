@@ -7,6 +7,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+mod apply;
+
+pub use apply::ApplyMeters;
+pub(crate) use apply::Tally;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -65,9 +70,15 @@ impl Histogram {
 
     /// Something took `length`.
     pub fn observe(&self, length: Duration) {
+        self.observe_times(length, 1);
+    }
+
+    /// So many things took `length` each.
+    pub fn observe_times(&self, length: Duration, times: u64) {
         let bucket = self.bounds.partition_point(|bound| *bound < length);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.counts[bucket].fetch_add(times, Ordering::Relaxed);
         let nanoseconds = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let nanoseconds = nanoseconds.saturating_mul(times);
         self.nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
@@ -105,6 +116,8 @@ fn transfers() -> Histogram {
 pub struct Meters {
     /// Writes to the log that ended with a sync.
     pub wal_fsync: Histogram,
+    /// Commands being applied.
+    pub apply: ApplyMeters,
     /// Transactions on the database.
     pub backend_commit: Histogram,
     /// Commands whose outcome this member gave up on.
@@ -127,6 +140,7 @@ impl Default for Meters {
     fn default() -> Self {
         Self {
             wal_fsync: disk_work(),
+            apply: ApplyMeters::default(),
             backend_commit: disk_work(),
             proposals_failed: Counter::default(),
             slow_applies: Counter::default(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use kelson_storage::applied::Outcome;
 use kelson_storage::command::CommandId;
@@ -30,7 +31,7 @@ use crate::environment::{Environment, Observer};
 use crate::executor::{Blocked, Executor};
 use crate::fault::FaultSignal;
 use crate::log_storage::LogStorage;
-use crate::meters::{Meters, UnderWay};
+use crate::meters::{Meters, Tally, UnderWay};
 use crate::node::LeaseChange;
 use crate::outbox::Outbox;
 use crate::storage_thread::StorageThread;
@@ -113,10 +114,12 @@ impl Memberships {
 /// Hands outcomes and lease changes on as apply produces them.
 struct Sink<'a> {
     feeds: &'a Feeds,
+    tally: Tally<'a>,
 }
 
 impl ApplySink for Sink<'_> {
     fn outcome(&mut self, id: CommandId, outcome: Outcome) {
+        self.tally.outcome(id, &outcome);
         self.feeds.outbox.lock().complete(id, outcome);
     }
 
@@ -197,12 +200,21 @@ impl StateMachine {
         let at = position(&id);
         let began = Instant::now();
         let store = self.store.as_mut().expect("as above");
-        let membership = apply_entry(store, id, payload, &mut Sink { feeds: &self.feeds })?;
+        let proposals = match &payload {
+            EntryPayload::Normal(batch) => batch.proposals(),
+            _ => Bytes::new(),
+        };
+        let mut sink = Sink {
+            feeds: &self.feeds,
+            tally: Tally::of(&proposals),
+        };
+        let membership = apply_entry(store, id, payload, &mut sink)?;
         if let Some(membership) = membership {
             self.memberships.add(StoredMembership::new(Some(id), membership));
         }
         self.feeds.hashes.note(at, store.rolling_hash());
         let took = began.elapsed();
+        self.meters.apply.observe(&sink.tally, took);
         if took > self.warning_apply_duration {
             self.meters.slow_applies.add(1);
             tracing::warn!(

@@ -15,8 +15,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::command::{
-    AlarmAction, AlarmKind, Command, CommandId, Compare, CompareOperand, CompareResult, DeleteRange,
-    Proposal, Put, Range, SortOrder, SortTarget, Txn, TxnOp,
+    AlarmAction, AlarmKind, Command, CommandId, CommandKind, Compare, CompareOperand, CompareResult,
+    DeleteRange, Proposal, Put, Range, SortOrder, SortTarget, Txn, TxnOp,
 };
 
 /// Bytes of a frame besides its command: length, id and low mark.
@@ -89,7 +89,40 @@ impl Iterator for Proposals {
     }
 }
 
+/// Reads whose commands a batch holds and of which kind, without decoding them. Ends before anything that is no batch.
+pub fn kinds(batch: &[u8]) -> Kinds<'_> {
+    Kinds { rest: batch }
+}
+
+/// See [`kinds`].
+pub struct Kinds<'a> {
+    rest: &'a [u8],
+}
+
+impl Iterator for Kinds<'_> {
+    type Item = (CommandId, CommandKind);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (length, rest) = self.rest.split_first_chunk()?;
+        let (frame, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let (origin, frame) = frame.split_first_chunk()?;
+        let (session, frame) = frame.split_first_chunk()?;
+        let (seq, frame) = frame.split_first_chunk()?;
+        let (_low, command) = frame.split_first_chunk::<8>()?;
+        let kind = kind::of(*command.first()?)?;
+        self.rest = rest;
+        let id = CommandId {
+            origin: u64::from_le_bytes(*origin),
+            session: u64::from_le_bytes(*session),
+            seq: u64::from_le_bytes(*seq),
+        };
+        Some((id, kind))
+    }
+}
+
 mod kind {
+    use crate::command::CommandKind;
+
     pub const PUT: u8 = 1;
     pub const DELETE_RANGE: u8 = 2;
     pub const TXN: u8 = 3;
@@ -101,6 +134,21 @@ mod kind {
     pub const CLUSTER_VERSION: u8 = 9;
     /// Only as an operation of a transaction.
     pub const RANGE: u8 = 10;
+
+    pub fn of(byte: u8) -> Option<CommandKind> {
+        Some(match byte {
+            PUT => CommandKind::Put,
+            DELETE_RANGE => CommandKind::DeleteRange,
+            TXN => CommandKind::Txn,
+            COMPACT => CommandKind::Compact,
+            LEASE_GRANT => CommandKind::LeaseGrant,
+            LEASE_REVOKE => CommandKind::LeaseRevoke,
+            ALARM => CommandKind::Alarm,
+            PUBLISH_MEMBER => CommandKind::PublishMember,
+            CLUSTER_VERSION => CommandKind::ClusterVersion,
+            _ => return None,
+        })
+    }
 }
 
 fn put_command(out: &mut BytesMut, command: &Command) {

@@ -59,6 +59,61 @@ pub enum Command {
     },
 }
 
+/// Which [`Command`] it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandKind {
+    /// [`Command::Put`].
+    Put,
+    /// [`Command::DeleteRange`].
+    DeleteRange,
+    /// [`Command::Txn`].
+    Txn,
+    /// [`Command::Compact`].
+    Compact,
+    /// [`Command::LeaseGrant`].
+    LeaseGrant,
+    /// [`Command::LeaseRevoke`].
+    LeaseRevoke,
+    /// [`Command::Alarm`].
+    Alarm,
+    /// [`Command::PublishMember`].
+    PublishMember,
+    /// [`Command::ClusterVersion`].
+    ClusterVersion,
+}
+
+impl CommandKind {
+    /// All of them, in the order of declaration.
+    pub const ALL: [Self; 9] = [
+        Self::Put,
+        Self::DeleteRange,
+        Self::Txn,
+        Self::Compact,
+        Self::LeaseGrant,
+        Self::LeaseRevoke,
+        Self::Alarm,
+        Self::PublishMember,
+        Self::ClusterVersion,
+    ];
+}
+
+impl Command {
+    /// Which one it is.
+    pub fn kind(&self) -> CommandKind {
+        match self {
+            Self::Put(_) => CommandKind::Put,
+            Self::DeleteRange(_) => CommandKind::DeleteRange,
+            Self::Txn(_) => CommandKind::Txn,
+            Self::Compact { .. } => CommandKind::Compact,
+            Self::LeaseGrant { .. } => CommandKind::LeaseGrant,
+            Self::LeaseRevoke { .. } => CommandKind::LeaseRevoke,
+            Self::Alarm { .. } => CommandKind::Alarm,
+            Self::PublishMember { .. } => CommandKind::PublishMember,
+            Self::ClusterVersion { .. } => CommandKind::ClusterVersion,
+        }
+    }
+}
+
 /// Which command of which process this is: a second copy is dropped at apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId {

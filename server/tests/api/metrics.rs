@@ -10,7 +10,7 @@ use crate::harness::client::put;
 use crate::http::exchange;
 
 /// Families that the official dashboard, the alert rules and common charts read: name, type.
-const FAMILIES: [(&str, &str); 65] = [
+const FAMILIES: [(&str, &str); 66] = [
     ("etcd_server_has_leader", "gauge"),
     ("etcd_server_leader_changes_seen_total", "counter"),
     ("etcd_server_proposals_committed_total", "gauge"),
@@ -64,6 +64,7 @@ const FAMILIES: [(&str, &str); 65] = [
     ("etcd_server_slow_read_indexes_total", "counter"),
     ("etcd_server_request_duration_seconds", "histogram"),
     ("etcd_server_range_duration_seconds", "histogram"),
+    ("etcd_server_apply_duration_seconds", "histogram"),
     ("etcd_disk_wal_write_bytes_total", "gauge"),
     ("etcd_mvcc_put_total", "counter"),
     ("etcd_mvcc_delete_total", "counter"),

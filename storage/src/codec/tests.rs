@@ -144,8 +144,12 @@ proptest! {
     ) {
         let mut joined = BytesMut::from(&encode_batch(&first)[..]);
         joined.extend_from_slice(&encode_batch(&second));
-        let read: Result<Vec<_>, _> = decode_batch(&joined.freeze()).collect();
+        let joined = joined.freeze();
+        let read: Result<Vec<_>, _> = decode_batch(&joined).collect();
         let all: Vec<_> = first.into_iter().chain(second).collect();
+        let kinds: Vec<_> = kinds(&joined).collect();
+        let expected: Vec<_> = all.iter().map(|proposal| (proposal.id, proposal.command.kind())).collect();
+        prop_assert_eq!(kinds, expected);
         prop_assert_eq!(read, Ok(all));
     }
 
@@ -160,7 +164,9 @@ proptest! {
 
     #[test]
     fn any_bytes_end_in_proposals_or_an_error(bytes in vec(any::<u8>(), 0..200)) {
-        decode_batch(&Bytes::from(bytes)).for_each(drop);
+        let batch = Bytes::from(bytes);
+        let readable = decode_batch(&batch).filter(Result::is_ok).count();
+        prop_assert!(kinds(&batch).count() >= readable);
     }
 }
 

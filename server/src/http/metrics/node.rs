@@ -1,6 +1,6 @@
 //! Metrics of the log, the database and the ways to the other members.
 
-use kelson_raft::meters::{Counter, Gauge, Histogram, PeerMeters};
+use kelson_raft::meters::{Counter, Gauge, Histogram, Meters, PeerMeters};
 use kelson_raft::node::Node;
 
 use super::Text;
@@ -139,7 +139,25 @@ pub(super) fn write(text: &mut Text, node: &Node) {
         "Transactions on the database.",
         &meters.backend_commit,
     );
+    apply(text, meters);
     peers(text, node);
+}
+
+/// As in etcd, a series is there from its first command on.
+fn apply(text: &mut Text, meters: &Meters) {
+    let name = "etcd_server_apply_duration_seconds";
+    text.family(
+        name,
+        "histogram",
+        "Commands being applied, each with an equal share of its entry's time.",
+    );
+    for (operation, succeeded, histogram) in meters.apply.labelled() {
+        if histogram.cumulative().1 > 0 {
+            let succeeded = if succeeded { "true" } else { "false" };
+            let labels = [("version", "v3"), ("op", operation), ("success", succeeded)];
+            text.histogram_samples(name, &labels, histogram);
+        }
+    }
 }
 
 fn peers(text: &mut Text, node: &Node) {
