@@ -114,7 +114,9 @@ fn transfers() -> Histogram {
 /// See the module.
 #[derive(Debug)]
 pub struct Meters {
-    /// Writes to the log that ended with a sync.
+    /// Writes of records to the log, without the sync.
+    pub wal_write: Histogram,
+    /// Syncs of the log, without the write before them.
     pub wal_fsync: Histogram,
     /// Commands being applied.
     pub apply: ApplyMeters,
@@ -139,6 +141,7 @@ pub struct Meters {
 impl Default for Meters {
     fn default() -> Self {
         Self {
+            wal_write: disk_work(),
             wal_fsync: disk_work(),
             apply: ApplyMeters::default(),
             backend_commit: disk_work(),

@@ -10,7 +10,7 @@ use kelson_storage::fail_point;
 use kelson_storage::limits::WAL_GROUP_BYTES_MAX;
 use kelson_storage::reached;
 use kelson_storage::revision::LogPosition;
-use kelson_storage::wal::Wal;
+use kelson_storage::wal::{FlushStep, Wal};
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -87,7 +87,7 @@ impl Writer {
         let committed = self.shared.queue.waiting.lock().committed.take();
         if let Some(committed) = committed {
             self.wal.save_committed(committed);
-            self.wal.flush(false)?;
+            flush(&mut self.wal, false, &self.meters)?;
         }
         Ok(())
     }
@@ -138,6 +138,23 @@ impl Worker for Writer {
     fn bell(&self) -> &Bell {
         &self.shared.queue.ready
     }
+}
+
+/// Writes what is buffered, and measures it.
+fn flush(wal: &mut Wal, sync: bool, meters: &Meters) -> Result<(), Fault> {
+    let bytes = wal.buffered_bytes() as u64;
+    meters.wal_bytes.add(bytes);
+    let mut since = Instant::now();
+    wal.flush_in_steps(sync, |step| {
+        let now = Instant::now();
+        let took = now.duration_since(since);
+        match step {
+            FlushStep::Written if bytes == 0 => {}
+            FlushStep::Written => meters.wal_write.observe(took),
+            FlushStep::Synced => meters.wal_fsync.observe(took),
+        }
+        since = now;
+    })
 }
 
 /// Who waits for the sync that is being prepared.
@@ -195,13 +212,8 @@ impl GroupOutcome {
     }
 
     fn finish(&mut self, wal: &mut Wal, shared: &Shared, meters: &Meters) -> Result<(), Fault> {
-        meters.wal_bytes.add(wal.buffered_bytes() as u64);
-        let began = self.needs_sync.then(Instant::now);
         fail_point!("raftBeforeSave");
-        wal.flush(self.needs_sync)?;
-        if let Some(began) = began {
-            meters.wal_fsync.observe(began.elapsed());
-        }
+        flush(wal, self.needs_sync, meters)?;
         self.needs_sync = false;
         fail_point!("raftAfterSave");
         if let Some(index) = self.flushed.take() {

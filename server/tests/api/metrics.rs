@@ -10,7 +10,7 @@ use crate::harness::client::put;
 use crate::http::exchange;
 
 /// Families that the official dashboard, the alert rules and common charts read: name, type.
-const FAMILIES: [(&str, &str); 66] = [
+const FAMILIES: [(&str, &str); 67] = [
     ("etcd_server_has_leader", "gauge"),
     ("etcd_server_leader_changes_seen_total", "counter"),
     ("etcd_server_proposals_committed_total", "gauge"),
@@ -66,6 +66,7 @@ const FAMILIES: [(&str, &str); 66] = [
     ("etcd_server_range_duration_seconds", "histogram"),
     ("etcd_server_apply_duration_seconds", "histogram"),
     ("etcd_disk_wal_write_bytes_total", "gauge"),
+    ("etcd_disk_wal_write_duration_seconds", "histogram"),
     ("etcd_mvcc_put_total", "counter"),
     ("etcd_mvcc_delete_total", "counter"),
     ("etcd_mvcc_txn_total", "counter"),

@@ -94,6 +94,15 @@ struct Closed {
     last: Option<LogPosition>,
 }
 
+/// What [`Wal::flush_in_steps`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushStep {
+    /// What was buffered is written; segments that this filled are durable.
+    Written,
+    /// All of it is durable.
+    Synced,
+}
+
 /// The log, for its one writer.
 ///
 /// Always true: every segment but the last is durable up to the end that the next one's header names; segment numbers
@@ -224,7 +233,16 @@ impl Wal {
     ///
     /// [`Fault::Io`] when the disk fails or has failed before. What was buffered may be there after a restart or not.
     pub fn flush(&mut self, sync: bool) -> Result<(), Fault> {
-        self.guarded(|wal| wal.write_pending(sync))
+        self.flush_in_steps(sync, |_| ())
+    }
+
+    /// As [`Self::flush`]; tells `done` of each step when it is over, for whoever has a clock.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::flush`].
+    pub fn flush_in_steps(&mut self, sync: bool, mut done: impl FnMut(FlushStep)) -> Result<(), Fault> {
+        self.guarded(|wal| wal.write_pending(sync, &mut done))
     }
 
     /// One step of work that need not be done while anyone waits: filling a spare, removing files that are too many.
@@ -256,7 +274,7 @@ impl Wal {
     /// [`Fault::Io`] when the disk fails or has failed before.
     pub fn seal(&mut self) -> Result<(), Fault> {
         self.guarded(|wal| {
-            wal.write_pending(true)?;
+            wal.write_pending(true, &mut |_| ())?;
             if wal.active.fits(0) {
                 wal.active.open_group();
                 wal.active.write()?;
@@ -302,7 +320,7 @@ impl Wal {
         result
     }
 
-    fn write_pending(&mut self, sync: bool) -> Result<(), Fault> {
+    fn write_pending(&mut self, sync: bool, done: &mut dyn FnMut(FlushStep)) -> Result<(), Fault> {
         let operations = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
         let mut written = 0;
@@ -319,8 +337,10 @@ impl Wal {
             self.note_written(operation);
         }
         written += self.active.write()?;
+        done(FlushStep::Written);
         if sync {
             self.active.sync()?;
+            done(FlushStep::Synced);
             self.purged_durably = self.state.purged;
         }
         self.publish(&operations, locations, new_segments);

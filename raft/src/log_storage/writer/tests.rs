@@ -76,6 +76,20 @@ async fn a_group_that_is_too_large_is_written_in_parts_and_reported_whole() {
     );
 }
 
+#[tokio::test]
+async fn a_write_and_its_sync_are_measured_apart() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut log, mut writer) = log_and_writer(scratch.path());
+    let (done, _wait) = TypeConfig::oneshot();
+    log.append([large(at(1, 0), 1)], IOFlushed::signal(done))
+        .await
+        .unwrap();
+    writer.step();
+    let counts = |meters: &Meters| [&meters.wal_write, &meters.wal_fsync].map(|meter| meter.cumulative().1);
+    assert_eq!(counts(&writer.meters), [1, 1]);
+    assert!(writer.meters.wal_bytes.get() > 0);
+}
+
 fn reopened(directory: &std::path::Path) -> kelson_storage::wal::Recovered {
     open(directory, false).1
 }

@@ -130,8 +130,13 @@ pub(super) fn write(text: &mut Text, node: &Node) {
         meters.snapshots_applying.get(),
     );
     text.histogram(
+        "etcd_disk_wal_write_duration_seconds",
+        "Writes of records to the log, each of all that waited.",
+        &meters.wal_write,
+    );
+    text.histogram(
         "etcd_disk_wal_fsync_duration_seconds",
-        "Writes to the log that ended with a sync.",
+        "Syncs of the log.",
         &meters.wal_fsync,
     );
     text.histogram(
