@@ -163,6 +163,8 @@ pub struct PeerMeters {
     pub sent_bytes: Counter,
     /// Bytes that came from it.
     pub received_bytes: Counter,
+    /// Messages from it that broke off or were damaged.
+    pub receive_failures: Counter,
     /// Attempts to send to it that failed.
     pub send_failures: Counter,
     /// Heartbeats among them.
@@ -192,6 +194,7 @@ impl Default for PeerMeters {
         Self {
             sent_bytes: Counter::default(),
             received_bytes: Counter::default(),
+            receive_failures: Counter::default(),
             send_failures: Counter::default(),
             heartbeat_failures: Counter::default(),
             // Source: etcd's `0.0001 x 2^16` seconds.

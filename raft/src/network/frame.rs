@@ -162,6 +162,16 @@ impl FrameReader {
 
     /// The next frame; none at the end of the connection.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Frame>> {
+        let next = self.read_frame().await;
+        if let (Err(error), Some(peer)) = (&next, &self.peer) {
+            // Between two messages nothing is lost, however the connection ends.
+            let is_lost = error.kind() == io::ErrorKind::InvalidData || !self.buffer.is_empty();
+            peer.receive_failures.add(u64::from(is_lost));
+        }
+        next
+    }
+
+    async fn read_frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = take_frame(&mut self.buffer)? {
                 return Ok(Some(frame));
@@ -323,6 +333,33 @@ mod tests {
         let first = reader.require().await.unwrap();
         assert_eq!((first.kind, first.body.len()), (Kind::SnapshotData, 0));
         assert_eq!(reader.require().await.unwrap().body, vec![7; 100_000]);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_breaks_off_or_is_damaged_is_a_failure_and_a_plain_end_is_none() {
+        let mut whole = BytesMut::new();
+        {
+            let (mut writer, _reader) = pair();
+            writer.put_bytes(Kind::SnapshotData, b"content");
+            std::mem::swap(&mut whole, &mut writer.buffer);
+        }
+        let mut damaged = whole.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        let failures = async |bytes: &[u8]| {
+            let (near, mut far) = tokio::io::duplex(1 << 20);
+            far.write_all(bytes).await.unwrap();
+            drop(far);
+            let mut reader = FrameReader::new(Box::new(near));
+            let peer = Arc::new(PeerMeters::default());
+            reader.count_for(peer.clone());
+            while let Ok(Some(_)) = reader.next().await {}
+            peer.receive_failures.get()
+        };
+        assert_eq!(failures(&whole).await, 0);
+        assert_eq!(failures(&damaged).await, 1);
+        for cut in 1..whole.len() {
+            assert_eq!(failures(&whole[..cut]).await, 1, "cut at {cut}");
+        }
     }
 
     #[tokio::test]

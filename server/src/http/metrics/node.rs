@@ -15,12 +15,18 @@ enum Measure {
 }
 
 /// Name, label, help and values of the families with one series per member.
-const PER_PEER: [(&str, &str, &str, Measure); 12] = [
+const PER_PEER: [(&str, &str, &str, Measure); 13] = [
     (
         "etcd_network_peer_received_bytes_total",
         "From",
         "Bytes from a member.",
         Measure::Counter(|peer| &peer.received_bytes),
+    ),
+    (
+        "etcd_network_peer_received_failures_total",
+        "From",
+        "Messages from a member that broke off or were damaged.",
+        Measure::Counter(|peer| &peer.receive_failures),
     ),
     (
         "etcd_network_peer_sent_bytes_total",
