@@ -120,6 +120,10 @@ pub struct Meters {
     pub wal_fsync: Histogram,
     /// Commands being applied.
     pub apply: ApplyMeters,
+    /// Databases from other members, from the first byte until they are durable.
+    pub database_save: Histogram,
+    /// The last part of that: the sync of the file, with what was still to write.
+    pub database_fsync: Histogram,
     /// Transactions on the database.
     pub backend_commit: Histogram,
     /// Commands whose outcome this member gave up on.
@@ -144,6 +148,8 @@ impl Default for Meters {
             wal_write: disk_work(),
             wal_fsync: disk_work(),
             apply: ApplyMeters::default(),
+            database_save: transfers(),
+            database_fsync: disk_work(),
             backend_commit: disk_work(),
             proposals_failed: Counter::default(),
             slow_applies: Counter::default(),

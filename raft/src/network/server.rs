@@ -336,6 +336,7 @@ impl PeerService {
         reader: &mut FrameReader,
     ) -> io::Result<peer::Vote> {
         let (disk, target) = (self.disk.clone(), path.to_owned());
+        let began = Instant::now();
         let mut image = self
             .executor
             .blocking(move || ImageReader::create(disk, &target))
@@ -358,7 +359,10 @@ impl PeerService {
                 kind => return Err(invalid(format!("{kind:?} frame inside a snapshot"))),
             }
         }
+        let finishing = Instant::now();
         self.executor.blocking(move || image.finish()).await?;
+        self.identity.meters.database_fsync.observe(finishing.elapsed());
+        self.identity.meters.database_save.observe(began.elapsed());
         let snapshot = Snapshot {
             meta,
             snapshot: SnapshotData::Received(path.to_owned()),

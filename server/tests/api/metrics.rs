@@ -10,7 +10,7 @@ use crate::harness::client::put;
 use crate::http::exchange;
 
 /// Families that the official dashboard, the alert rules and common charts read: name, type.
-const FAMILIES: [(&str, &str); 67] = [
+const FAMILIES: [(&str, &str); 72] = [
     ("etcd_server_has_leader", "gauge"),
     ("etcd_server_leader_changes_seen_total", "counter"),
     ("etcd_server_proposals_committed_total", "gauge"),
@@ -67,6 +67,14 @@ const FAMILIES: [(&str, &str); 67] = [
     ("etcd_server_apply_duration_seconds", "histogram"),
     ("etcd_disk_wal_write_bytes_total", "gauge"),
     ("etcd_disk_wal_write_duration_seconds", "histogram"),
+    ("etcd_snap_fsync_duration_seconds", "histogram"),
+    ("etcd_snap_db_fsync_duration_seconds", "histogram"),
+    ("etcd_snap_db_save_total_duration_seconds", "histogram"),
+    ("etcd_debugging_snap_save_total_duration_seconds", "histogram"),
+    (
+        "etcd_debugging_snap_save_marshalling_duration_seconds",
+        "histogram",
+    ),
     ("etcd_mvcc_put_total", "counter"),
     ("etcd_mvcc_delete_total", "counter"),
     ("etcd_mvcc_txn_total", "counter"),

@@ -1,5 +1,7 @@
 //! Metrics of the log, the database and the ways to the other members.
 
+use std::time::Duration;
+
 use kelson_raft::meters::{Counter, Gauge, Histogram, Meters, PeerMeters};
 use kelson_raft::node::Node;
 
@@ -151,6 +153,7 @@ pub(super) fn write(text: &mut Text, node: &Node) {
         &meters.backend_commit,
     );
     apply(text, meters);
+    snapshots(text, meters);
     peers(text, node);
 }
 
@@ -168,6 +171,31 @@ fn apply(text: &mut Text, meters: &Meters) {
             let labels = [("version", "v3"), ("op", operation), ("success", succeeded)];
             text.histogram_samples(name, &labels, histogram);
         }
+    }
+}
+
+fn snapshots(text: &mut Text, meters: &Meters) {
+    text.histogram(
+        "etcd_snap_db_save_total_duration_seconds",
+        "Databases from other members, from their first byte until they were durable.",
+        &meters.database_save,
+    );
+    text.histogram(
+        "etcd_snap_db_fsync_duration_seconds",
+        "Syncs of databases from other members.",
+        &meters.database_fsync,
+    );
+    let never = Histogram::doubling(Duration::from_millis(1), 14);
+    for name in [
+        "etcd_snap_fsync_duration_seconds",
+        "etcd_debugging_snap_save_total_duration_seconds",
+        "etcd_debugging_snap_save_marshalling_duration_seconds",
+    ] {
+        text.histogram(
+            name,
+            "Nothing: there is no file of a snapshot beside the database.",
+            &never,
+        );
     }
 }
 
