@@ -145,6 +145,9 @@ built_in_objects() {
   expect "ConfigMap of 60 kB patched" 200 '.data.large | length == 60000'
 }
 
+is_stored() { grep -rqF "$1" "$SCRATCH"/member-?; }
+is_not_stored() { ! is_stored "$1"; }
+
 # The other ways in which an object is written: applied, patched, on conditions, with finalizers.
 ways_to_write() {
   local settings=$NAMESPACE/configmaps/settings apply=application/apply-patch+yaml uid
@@ -178,10 +181,12 @@ ways_to_write() {
   expect "and the object with it" 404
   call POST "$NAMESPACE/configmaps" '{"metadata":{"name":"settings"},"data":{"colour":"green"}}'
   expect "an object of the same name is a new one" 201 ".metadata.uid != \"$uid\""
-  call POST "$NAMESPACE/secrets" '{"metadata":{"name":"word"},"stringData":{"word":"kelson"}}'
+  call POST "$NAMESPACE/secrets" '{"metadata":{"name":"word"},"stringData":{"word":"unspoken-word"}}'
   expect "Secret created, encrypted at rest" 201
   call GET "$NAMESPACE/secrets/word"
-  expect "Secret read" 200 '.data.word == "a2Vsc29u"'
+  expect "Secret read" 200 '.data.word == "dW5zcG9rZW4td29yZA=="'
+  check "what is not secret is in the members' files as it is" is_stored "example.com/kept"
+  check "the Secret's word is not" is_not_stored "unspoken-word"
 }
 
 too_large_object() {
