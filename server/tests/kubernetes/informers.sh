@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Works with two unmodified kube-apiservers on three members over mutual TLS as controllers do: informers over ConfigMaps,
 # encrypted Secrets, Deployments and a custom resource, through ten thousand lives of objects while members are killed, the
-# leader is moved and one of the apiservers is killed; controllers that elect a leader; lists of 20,000 objects in pages.
-# No event may be lost or doubled, every cache has to end as a fresh list is, and the informers of the apiserver that is left
-# alone may not list a second time. Prints latencies and the store's CPU before the faults, to be held beside etcd's.
+# leader is moved and one of the apiservers is killed; controllers that elect a leader; all members restarted in order under
+# load, in which no call may fail; lists of 20,000 objects in pages. No event may be lost or doubled, every cache has to end as
+# a fresh list is, and the informers of the apiserver that is left alone may not list a second time. Prints latencies and the
+# store's CPU before the faults, to be held beside etcd's; with -lives=0, nothing else is done.
 #
 #   KUBE_APISERVER=<binary> KELSON=<kelson binary> informers.sh [<flag of the program in informers/>...]
 #
@@ -50,8 +51,11 @@ FIRST_PORT=""
 LAST_PORT=""
 FIRST_PID=""
 
+# Both tell of each compaction in their log.
+COMPACTOR=(--etcd-compaction-interval=60s --vmodule=compact=4)
+
 start_first() {
-  start_apiserver "$FIRST_PORT" --etcd-compaction-interval=60s
+  start_apiserver "$FIRST_PORT" "${COMPACTOR[@]}"
   FIRST_PID=$API_PID
 }
 
@@ -65,7 +69,7 @@ boot() {
   for name in "${MEMBERS[@]}"; do start_member "$name"; done
   check_soon 60 "three members are healthy" all_healthy
   [ "$FAILURES" = 0 ] || give_up
-  start_apiserver "$LAST_PORT" --etcd-compaction-interval=60s
+  start_apiserver "$LAST_PORT" "${COMPACTOR[@]}"
   check_soon 120 "the apiserver that is left alone is ready" apiserver_is_ready
   start_first
   check_soon 120 "the apiserver that will be killed is ready" apiserver_is_ready
@@ -107,11 +111,31 @@ strike() {
   until_true 60 member_is_healthy "$name" || failed "$name is not back"
 }
 
+# roll: each member stopped and started in order, one after the other.
+roll() {
+  local name
+  for name in "${MEMBERS[@]}"; do
+    sleep 2
+    stop_member "$name"
+    sleep 1
+    start_member "$name"
+    until_true 60 member_is_healthy "$name" || failed "$name is not back"
+  done
+  sleep 2
+}
+
+# Requests that both apiservers have answered with a 5xx since their start. Clients may not see them all: they repeat some.
+server_errors() {
+  for API_PORT in "$FIRST_PORT" "$LAST_PORT"; do
+    api_curl -m 20 "$(api_url /metrics)" | grep -E '^apiserver_request_total\{.*code="5'
+  done | awk '{ total += $NF } END { print total + 0 }'
+}
+
 # follow <flag>...: runs the program; counts its steps as ours, measures between its marks and strikes between others.
 follow() {
-  local line ended="" striking="" next=0 cpu=0
+  local line ended="" striking="" next=0 cpu=0 errors=0
   exec 3< <("$SCRATCH/informers" --servers="https://127.0.0.1:$FIRST_PORT,https://127.0.0.1:$LAST_PORT" --token="$TOKEN" \
-    --crd="$HERE/virtual-machine-crd.json" "$@" 2> "$ARTIFACTS/informers.log"; echo "ended $?")
+    --crd="$HERE/virtual-machine-crd.json" --rolled="$SCRATCH/rolled" --streams="$(since 34)" "$@" 2> "$ARTIFACTS/informers.log"; echo "ended $?")
   while [ -z "$ended" ]; do
     line=""
     IFS= read -r -t 2 -u 3 line
@@ -122,6 +146,15 @@ follow() {
       "end calm") echo "        the members used $(($(members_cpu) - cpu)) ms of CPU meanwhile" ;;
       "begin faults") striking=yes ;;
       "end faults") striking="" && ok "$FAULTS faults meanwhile" ;;
+      "begin rolling")
+        errors=$(server_errors)
+        roll
+        touch "$SCRATCH/rolled"
+        ;;
+      "end rolling")
+        errors=$(($(server_errors) - errors))
+        check "all members restarted in order: $errors requests answered with a 5xx" [ "$errors" = 0 ]
+        ;;
       "ended "*) ended=${line#ended } ;;
       "") ;;
       *) echo "$line" ;;
@@ -135,6 +168,23 @@ follow() {
   [ "$ended" = 0 ] || [ "$ended" = 1 ] || failed "the program ended with $ended: $(tail -n 3 "$ARTIFACTS/informers.log")"
 }
 
+# since <minor version>: prints whether the apiserver is as new as that.
+since() {
+  local version
+  version=$("$KUBE_APISERVER" --version)   # Kubernetes v1.37.2
+  version=${version#*v1.}
+  [ "${version%%.*}" -ge "$1" ] && echo true || echo false
+}
+
+# compactors_share: both log into one file, with the time of day. Where two work that do not know of each other, there are
+# two compactions in an interval.
+compactors_share() {
+  grep -oE '^I[0-9]{4} [0-9:]{8}\.[0-9]+ +[0-9]+ compact.go:[0-9]+\] etcd: compacted rev' "$ARTIFACTS/kube-apiserver.log" |
+    awk '{ split($2, time, ":"); now = (time[1] * 60 + time[2]) * 60 + time[3]
+      if (NR > 1 && (now - before + 86400) % 86400 < 55) exit 1
+      before = now } END { if (NR < 2) exit 1 }'
+}
+
 # metric_is_counted <metric with labels, a regular expression>: some sample of the apiserver left alone is above zero.
 metric_is_counted() { grep -E "^$1" "$ARTIFACTS/end.metrics" | grep -qvE ' 0$'; }
 
@@ -145,6 +195,11 @@ closing() {
     metric_is_counted 'apiserver_watch_cache_consistent_read_total\{.*success="true"'
   check "secrets went through encryption" \
     metric_is_counted 'apiserver_storage_transformation_operations_total\{.*transformer_prefix="k8s:enc:aescbc'
+  if [ "$(since 37)" = true ]; then
+    check "lists came from the store as streams" \
+      metric_is_counted 'grpc_client_handled_total\{grpc_code="OK",grpc_method="RangeStream"'
+  fi
+  check "the apiservers share the compactor: one compaction in an interval" compactors_share
   check "nothing in the apiservers' log tells of a broken promise" log_is_clean
   check_soon 30 "all members are healthy" all_healthy
 }

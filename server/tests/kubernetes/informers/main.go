@@ -1,6 +1,6 @@
 // Command informers works with one or two kube-apiservers as controllers do, while somebody kills what is behind them: see
-// informers.sh, which starts it. Prints a line for each step, and `begin faults` and `end faults` around the part in which
-// anything may die. Exit 1: a step failed.
+// informers.sh, which starts it. Prints a line for each step; `begin faults` and `end faults` around the part in which anything
+// may die; `begin rolling` and `end rolling` around that in which members are restarted in order. Exit 1: a step failed.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"time"
@@ -103,9 +104,12 @@ func main() {
 	token := flag.String("token", "", "bearer token")
 	crd := flag.String("crd", "", "virtual-machine-crd.json")
 	calm := flag.Int("calm", 2000, "lives of objects without faults, whose latencies count")
-	lives := flag.Int("lives", 10000, "lives of objects under faults: each is created, updated and nine in ten are deleted")
+	lives := flag.Int("lives", 10000, "lives of objects under faults: each is created, updated and nine in ten are deleted; "+
+		"0: nothing but the calm part")
 	rate := flag.Int("rate", 120, "lives begun in a second, under faults")
 	workers := flag.Int("workers", 16, "writers at once")
+	rolled := flag.String("rolled", "", "file that is there as soon as all members have been restarted in order")
+	streams := flag.Bool("streams", false, "the apiservers send lists of informers as streams")
 	objects := flag.Int("crowd", 20000, "objects in the lists that come in pages")
 	flag.Parse()
 
@@ -151,6 +155,9 @@ func main() {
 	step(failed, "%d lives without faults by %d writers: %.0f lives/s", *calm, *workers, float64(*calm)/took.Seconds())
 	time.Sleep(time.Second)
 	latencies(ledger, informers)
+	if *lives == 0 {
+		os.Exit(min(failures, 1))
+	}
 
 	say("begin faults")
 	elected, endElections := context.WithCancel(ctx)
@@ -172,6 +179,20 @@ func main() {
 		say("        %6d times %s", count, text)
 	}
 
+	before := ledger.failures()
+	say("begin rolling")
+	steady := writers{clients: clients, workers: *workers, rate: *rate, reading: true, enough: func() bool {
+		_, err := os.Stat(*rolled)
+		return err == nil
+	}}
+	lived := steady.run(ctx, ledger, "rolling", math.MaxInt)
+	say("end rolling")
+	failed = nil
+	if count := ledger.failures() - before; count > 0 {
+		failed = fmt.Errorf("%d calls failed; with those under faults: %v", count, ledger.errors)
+	}
+	step(failed, "%d lives while all members were restarted in order: no call failed", lived)
+
 	for _, informer := range informers {
 		size, err := informer.matchesStore(ctx, clients[len(clients)-1])
 		step(err, "cache of %s is what a fresh list says: %d objects", informer.name, size)
@@ -182,6 +203,12 @@ func main() {
 		isLeftAlone := n >= len(informers)-len(resources)
 		if isLeftAlone && len(informer.gaps) > 0 {
 			complaints = append(complaints, fmt.Sprintf("listed %d times more", len(informer.gaps)))
+		}
+		if isLeftAlone && informer.bookmarks == 0 {
+			complaints = append(complaints, "no bookmark arrived")
+		}
+		if *streams && informer.streamed == 0 {
+			complaints = append(complaints, "no list was streamed")
 		}
 		step(complain(complaints), "%s: %d events, none lost or doubled; %d lists more, %d of all streamed; %d bookmarks",
 			informer.name, len(informer.events), len(informer.gaps), informer.streamed, informer.bookmarks)

@@ -91,6 +91,7 @@ type writers struct {
 	workers int
 	rate    int // lives begun in a second; 0: as many as can be
 	reading bool
+	enough  func() bool // ends the run before all lives are lived; nil: nothing does
 }
 
 func (w writers) client() dynamic.Interface { return w.clients[rand.IntN(len(w.clients))] }
@@ -147,17 +148,22 @@ func (l *ledger) read(kind string, call func() error) {
 	l.reads[kind] = append(l.reads[kind], time.Since(began))
 }
 
-// run lets objects of each resource live; names begin with the prefix.
-func (w writers) run(ctx context.Context, ledger *ledger, prefix string, lives int) {
+// run lets objects of each resource live, and answers how many; names begin with the prefix.
+func (w writers) run(ctx context.Context, ledger *ledger, prefix string, lives int) int {
 	next := make(chan int)
+	lived := 0
 	go func() {
 		defer close(next)
 		began := time.Now()
 		for n := range lives {
+			if w.enough != nil && w.enough() {
+				return
+			}
 			if w.rate > 0 {
 				time.Sleep(time.Until(began.Add(time.Duration(n) * time.Second / time.Duration(w.rate))))
 			}
 			next <- n
+			lived = n + 1
 			if n%1000 == 999 {
 				say("        %d of %d lives, %d calls failed", n+1, lives, ledger.failures())
 			}
@@ -180,4 +186,5 @@ func (w writers) run(ctx context.Context, ledger *ledger, prefix string, lives i
 		})
 	}
 	all.Wait()
+	return lived
 }
