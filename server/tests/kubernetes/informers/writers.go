@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,11 +67,12 @@ func (l *ledger) failed(of resource, name string, err error) {
 	l.errors[class(err)]++
 }
 
-// class of an error: what the apiserver said, if it was one that said it.
+// class of an error: what the apiserver said, if it was one that said it, but for the addresses of a connection.
 func class(err error) string {
 	var status apierrors.APIStatus
 	if errors.As(err, &status) {
-		return fmt.Sprintf("HTTP %d %.100s", status.Status().Code, status.Status().Message)
+		message, _, _ := strings.Cut(status.Status().Message, ": read tcp")
+		return fmt.Sprintf("HTTP %d %.100s", status.Status().Code, message)
 	}
 	return "no answer from the apiserver"
 }
@@ -83,6 +86,25 @@ func (l *ledger) failures() int {
 		total += count
 	}
 	return total
+}
+
+// errorsSince: what the apiservers said more often than in this copy of the errors, and how often.
+func (l *ledger) errorsSince(before map[string]int) map[string]int {
+	since := map[string]int{}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for text, count := range l.errors {
+		if more := count - before[text]; more > 0 {
+			since[text] = more
+		}
+	}
+	return since
+}
+
+func (l *ledger) errorsSoFar() map[string]int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.errors)
 }
 
 // Lives of objects, from many writers at once, each call through one of the apiservers.
@@ -165,7 +187,7 @@ func (w writers) run(ctx context.Context, ledger *ledger, prefix string, lives i
 			next <- n
 			lived = n + 1
 			if n%1000 == 999 {
-				say("        %d of %d lives, %d calls failed", n+1, lives, ledger.failures())
+				say("        %d lives, %d calls failed", n+1, ledger.failures())
 			}
 		}
 	}()
