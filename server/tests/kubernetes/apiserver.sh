@@ -46,6 +46,14 @@ start_apiserver() {
   STARTED+=($!)
 }
 
+# since <minor version>: prints whether the apiserver is as new as that.
+since() {
+  local version
+  version=$("$KUBE_APISERVER" --version)   # Kubernetes v1.37.2
+  version=${version#*v1.}
+  [ "${version%%.*}" -ge "$1" ] && echo true || echo false
+}
+
 api_url() { echo "https://127.0.0.1:$API_PORT$1"; }
 
 # The apiserver's certificate is its own, made at its start; the token is the proof of either side here.

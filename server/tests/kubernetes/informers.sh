@@ -173,14 +173,6 @@ follow() {
   [ "$ended" = 0 ] || [ "$ended" = 1 ] || failed "the program ended with $ended: $(tail -n 3 "$ARTIFACTS/informers.log")"
 }
 
-# since <minor version>: prints whether the apiserver is as new as that.
-since() {
-  local version
-  version=$("$KUBE_APISERVER" --version)   # Kubernetes v1.37.2
-  version=${version#*v1.}
-  [ "${version%%.*}" -ge "$1" ] && echo true || echo false
-}
-
 # compactors_share: both log into one file, with the time of day. Where two work that do not know of each other, there are
 # two compactions in an interval.
 compactors_share() {
