@@ -197,8 +197,8 @@ func (w writers) run(ctx context.Context, ledger *ledger, prefix string, lives i
 			for n := range next {
 				of := resources[n%len(resources)]
 				w.live(ctx, ledger, of, fmt.Sprintf("%s-%d", prefix, n), n/len(resources)%10 == 0)
-				if w.reading && n%50 == 0 {
-					ledger.read("list of 500", func() error {
+				if w.reading && n%10 == 0 {
+					ledger.read("list", func() error {
 						objects := w.client().Resource(of.GroupVersionResource).Namespace(namespace)
 						_, err := objects.List(ctx, metav1.ListOptions{Limit: 500})
 						return err
