@@ -39,9 +39,6 @@ const SUPERBLOCK_BYTES: u64 = 4096;
 const BLOCKS_START: u64 = SUPERBLOCK_BYTES + BLOCK_BYTES as u64;
 /// The part of redb's header that its own checksums do not cover, our crc included.
 const HEADER_PREFIX_BYTES: usize = 64;
-/// Bytes written after which they are sent to the device. A sync of many megabytes at once makes the log's syncs wait
-/// behind it.
-const WRITE_BACK_BYTES: u64 = 1024 * 1024;
 const HEADER_CRC_AT: usize = HEADER_PREFIX_BYTES - CRC_BYTES;
 
 /// A file of checked blocks, as redb's storage.
@@ -54,8 +51,6 @@ pub(super) struct BlockFile {
     path: PathBuf,
     /// Bytes the engine may address: whole blocks, the header's included. 0 until the engine has initialised itself.
     length: AtomicU64,
-    /// Bytes written since they were last sent to the device, about.
-    unsent: AtomicU64,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -155,7 +150,6 @@ impl BlockFile {
             file,
             path: path.to_owned(),
             length: AtomicU64::new(length),
-            unsent: AtomicU64::new(0),
             failure: Mutex::new(None),
         }
     }
@@ -264,15 +258,7 @@ impl BlockFile {
         }
         self.file
             .write_all_at(&stored, stored_offset(first))
-            .map_err(|error| self.failed("write", error))?;
-        let unsent = self.unsent.fetch_add(stored.len() as u64, Ordering::Relaxed) + stored.len() as u64;
-        if unsent < WRITE_BACK_BYTES {
-            return Ok(());
-        }
-        self.unsent.store(0, Ordering::Relaxed);
-        self.file
-            .write_back()
-            .map_err(|error| self.failed("write back", error))
+            .map_err(|error| self.failed("write", error))
     }
 
     /// Whether `offset..offset + length` is whole blocks behind the header and inside the file.
