@@ -495,8 +495,8 @@ impl Node {
         }
     }
 
-    /// Moves leadership to the voter that is furthest, if this node leads a cluster of several.
-    async fn hand_over(&self) {
+    /// Moves leadership to the voter that is furthest, if this node leads a cluster of several. Gives up after some seconds.
+    pub async fn hand_over(&self) {
         if !self.status().is_leader() {
             tracing::info!("skipped leadership transfer; local server is not leader");
             return;

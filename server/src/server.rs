@@ -274,8 +274,13 @@ impl Server {
         info!(name, "data-dir" = data_dir, "closing etcd server");
         let node = self.node.clone();
         let mut faults = std::mem::replace(&mut self.faults, mpsc::unbounded_channel().1);
+        let in_order = async {
+            // First: clients that are dropped come back to members that know a leader.
+            self.node.hand_over().await;
+            self.drain().await;
+        };
         tokio::select! {
-            () = self.drain() => {}
+            () = in_order => {}
             fault = node.fault() => return failed(&fault.into()),
             Some(fault) = faults.recv() => return failed(&fault.into()),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use kelson_proto::etcdserverpb::MoveLeaderRequest;
 use tokio::time::Instant;
 
+use crate::harness::watching::on_key;
 use crate::load::{Load, Route, Summary, errors, fresh_writers};
 use crate::members::{Members, wait_for};
 use crate::pulse::distribution;
@@ -73,6 +74,28 @@ async fn move_leader(cluster: &Members) -> Result<(), String> {
     reply.map_err(|status| status.message().to_owned())?;
     cluster.leader(heir, Some(leader)).await;
     Ok(())
+}
+
+/// Its clients come back to a cluster that has a leader. A leader that was stopped dropped them first, and the caches among
+/// them, whose streams need a leader, were refused for as long as there was none.
+#[tokio::test]
+async fn a_leader_that_is_stopped_hands_over_before_it_drops_its_clients() {
+    let mut cluster = Members::start(&kelson(), &[]).await;
+    let leader = cluster.leader(0, None).await;
+    let mut watching = cluster.client(leader).watch();
+    watching.created(on_key("k")).await;
+    let before = cluster.status(leader).await.expect("a status").leader;
+    cluster.terminate(leader);
+    while let Some(Ok(_)) = watching.next_or_end().await {}
+    let mut leaders = Vec::new();
+    for other in (0..MEMBERS).filter(|index| *index != leader) {
+        leaders.push(cluster.status(other).await.expect("a status").leader);
+    }
+    assert!(
+        leaders.iter().all(|id| *id != 0) && leaders.iter().any(|id| *id != before),
+        "the others follow {leaders:x?} when {before:x} has dropped its clients"
+    );
+    wait_for("its end", || std::future::ready(cluster.ended(leader))).await;
 }
 
 #[tokio::test]

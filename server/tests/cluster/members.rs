@@ -194,6 +194,11 @@ impl Members {
         self.members[index].end();
     }
 
+    /// SIGTERM: the member ends in order.
+    pub fn terminate(&self, index: usize) {
+        self.signal(index, libc::SIGTERM);
+    }
+
     /// The member's peer link goes dead, without a word to either side. Only for members started apart.
     pub fn cut(&self, index: usize) {
         self.networks.as_ref().expect("members apart").cut(index);
