@@ -1,6 +1,9 @@
 //! Tests of the tables.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use proptest::prelude::*;
 
 use super::*;
 use crate::real_disk::RealDisk;
@@ -182,4 +185,42 @@ fn a_newer_state_record_is_refused_as_newer() {
     let crc = crc32fast::hash(&record[4..]);
     record[..4].copy_from_slice(&crc.to_be_bytes());
     assert_eq!(meta::decode(&record), Err(meta::BadMeta::Newer(2)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Rows are deleted one by one or in walks, as they lie. Either way those rows go and no others, and the counts follow.
+    #[test]
+    fn deleted_rows_are_gone_and_no_others_are(
+        sizes in prop::collection::vec((1u32..4, 0usize..600), 100..400),
+        deletes in prop::collection::vec(prop::collection::vec((0u64..1_000, 0u32..4, 1u64..40), 1..30), 1..5),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let tables = Tables::open(Arc::new(RealDisk::without_sync()), &path, 1 << 20).unwrap();
+        let mut model = BTreeMap::new();
+        for (main, (subs, bytes)) in (2..).zip(sizes) {
+            for sub in 0..subs {
+                model.insert(Revision::new(main, sub), row(bytes, None));
+            }
+        }
+        let rows = model.iter().map(|(revision, row)| (*revision, row.clone())).collect();
+        tables.write(&WriteBatch { rows, ..WriteBatch::default() }, false).unwrap();
+        for runs in deletes {
+            let runs = runs.into_iter().flat_map(|(first, sub, step)| {
+                (0..8).map(move |number| Revision::new(first + number * step, sub))
+            });
+            let deletes: Vec<_> = runs.collect();
+            tables.write(&WriteBatch { deletes: deletes.clone(), ..WriteBatch::default() }, false).unwrap();
+            model.retain(|revision, _| !deletes.contains(revision));
+            let left: Vec<_> = all_rows(&tables).into_iter().map(|(revision, _)| revision).collect();
+            prop_assert_eq!(left, model.keys().copied().collect::<Vec<_>>());
+            prop_assert_eq!(tables.contents().rows, model.len() as u64);
+            let bytes: usize = model.values().map(|row| row.kv.len()).sum();
+            // Checksum and flags, and the key.
+            let beside = 5 + Revision::ENCODED_BYTES;
+            prop_assert_eq!(tables.contents().row_bytes, (bytes + model.len() * beside) as u64);
+        }
+    }
 }
