@@ -99,7 +99,7 @@ pub(super) fn recover(
     let (from_file, mut unfit) = match index_file {
         Ok(Some(reader)) => {
             let revision = reader.revision();
-            match checkpoint.from_index_file(reader) {
+            match checkpoint.read_index_file(reader) {
                 Ok(rebuilt) => {
                     crate::reached!("index_file_taken");
                     file_revision = Some(revision);
@@ -115,7 +115,7 @@ pub(super) fn recover(
     };
     let rebuilt = match from_file {
         Some(rebuilt) => rebuilt,
-        None => match checkpoint.from_rows() {
+        None => match checkpoint.read_all_rows() {
             Ok(rebuilt) => rebuilt,
             Err(Failure::Fault(fault)) => return Err(fault),
             Err(Failure::Unlike(what)) => return Err(damaged(what)),
@@ -177,7 +177,7 @@ struct Checkpoint<'a> {
 
 impl Checkpoint<'_> {
     /// From all rows.
-    fn from_rows(&self) -> Result<Rebuilt, Failure> {
+    fn read_all_rows(&self) -> Result<Rebuilt, Failure> {
         let first_main = self.meta.compact_scheduled.unwrap_or(0) + 1;
         let rows = self.read_rows(Revision::default(), first_main)?;
         let opening = Opening {
@@ -193,7 +193,7 @@ impl Checkpoint<'_> {
     /// become of it since: keys have newer rows, which are read. Compaction has deleted older rows, of which the index does
     /// not speak, and links, which are cut off here. It has deleted tombstones and with them their keys, which is found out
     /// here. A key that was deleted since has that row still, as no compaction has reached beyond the file.
-    fn from_index_file(&self, reader: Reader) -> Result<Rebuilt, Failure> {
+    fn read_index_file(&self, reader: Reader) -> Result<Rebuilt, Failure> {
         let compacted = self.meta.compact_scheduled.unwrap_or(0);
         let revision = reader.revision();
         if revision > self.meta.revision {
