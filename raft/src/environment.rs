@@ -32,7 +32,7 @@ pub struct Environment {
 /// When index files are written. Small values let a simulation write many of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IndexFilePolicy {
-    /// Rows of the database below which a start is quick without: it reads about half a million a second.
+    /// Rows of the database below which a start is quick without: a row takes it 2 to 3 us.
     pub from_rows: u64,
     /// Shortest time from the start, or the last one, to the next; a sixth of it while very much is written. Longer: more rows
     /// to read at the start after a crash. Shorter: the file, some 40 bytes a key, is written more often.

@@ -4,14 +4,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kelson_storage::applied::Outcome;
 use kelson_storage::codec;
-use kelson_storage::command::{CommandId, Proposal};
+use kelson_storage::command::Proposal;
 use kelson_storage::disk::Disk;
 use kelson_storage::error::Fault;
 use kelson_storage::limits::{CacheBudget, UNWRITTEN_BYTES_MAX, WAL_SEGMENT_BYTES};
 use kelson_storage::revision::LogPosition;
-use kelson_storage::store::{ApplySink, Store, StoreOptions};
+use kelson_storage::store::{Store, StoreOptions};
 use kelson_storage::wal::{Recovered, Wal, WalEntry, WalOptions, WalReader};
 use openraft::EntryPayload;
 
@@ -172,7 +171,7 @@ impl Log {
         self.for_each_raw(next, committed.min(to), |entry| {
             let id = log_id(entry.position);
             let payload = self.payload(entry)?;
-            apply_entry(&mut store, id, payload, &mut Unheard)?;
+            apply_entry(&mut store, id, payload, &mut ())?;
             if store.reader().unwritten_bytes() > UNWRITTEN_BYTES_MAX {
                 checkpointer.step(false)?;
             }
@@ -245,13 +244,4 @@ impl Log {
             what,
         }
     }
-}
-
-/// Nobody waits for what a replay does.
-struct Unheard;
-
-impl ApplySink for Unheard {
-    fn outcome(&mut self, _id: CommandId, _outcome: Outcome) {}
-    fn lease_granted(&mut self, _id: i64, _ttl: i64) {}
-    fn lease_revoked(&mut self, _id: i64) {}
 }

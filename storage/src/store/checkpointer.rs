@@ -100,7 +100,6 @@ struct Captured {
     pinned: Option<u64>,
     /// The index, if an index file is to be written of it.
     root: Option<IndexRoot>,
-    index_file: IndexFileAge,
 }
 
 /// What one bite of a compaction found.
@@ -200,7 +199,7 @@ impl Checkpointer {
             compaction_pending,
             index_file_pending: self.index_file.is_some(),
             check_pending: self.unchecked.is_some(),
-            index_file: captured.index_file,
+            index_file: self.index_file_age(captured.tables.contents().rows),
         })
     }
 
@@ -256,12 +255,6 @@ impl Checkpointer {
             }
         }
         let tables = Arc::clone(&state.tables);
-        let index_file = IndexFileAge {
-            behind: state.revision - state.index_file.unwrap_or(0),
-            void: state.index_file.is_none() || state.index_file < state.compacted,
-            keys: state.index.len_live(),
-            rows: tables.contents().rows,
-        };
         let root = (durable && std::mem::take(&mut self.index_file_wanted)).then(|| state.index.root());
         // A read that begins after this needs nothing that a compaction up to here can delete.
         let pinned = self.shared.pins.oldest();
@@ -273,7 +266,16 @@ impl Checkpointer {
             written,
             pinned,
             root,
-            index_file,
+        }
+    }
+
+    fn index_file_age(&self, rows: u64) -> IndexFileAge {
+        let state = self.shared.state.lock();
+        IndexFileAge {
+            behind: state.revision - state.index_file.unwrap_or(0),
+            void: state.index_file.is_none() || state.index_file < state.compacted,
+            keys: state.index.len_live(),
+            rows,
         }
     }
 

@@ -84,6 +84,13 @@ pub trait ApplySink {
     fn lease_revoked(&mut self, id: i64);
 }
 
+/// Nobody wants to know.
+impl ApplySink for () {
+    fn outcome(&mut self, _id: CommandId, _outcome: Outcome) {}
+    fn lease_granted(&mut self, _id: i64, _ttl: i64) {}
+    fn lease_revoked(&mut self, _id: i64) {}
+}
+
 /// Sizes of the database, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DatabaseSize {

@@ -57,10 +57,8 @@ struct Rebuilt {
 enum Failure {
     /// The member's own.
     Fault(Fault),
-    /// What the rebuilt state lacks or has too much.
+    /// Why what was read is not the state of the checkpoint.
     Unlike(String),
-    /// Why the index file cannot be of this state.
-    Unfit(Unfit),
 }
 
 impl From<Fault> for Failure {
@@ -71,7 +69,7 @@ impl From<Fault> for Failure {
 
 impl From<Unfit> for Failure {
     fn from(unfit: Unfit) -> Self {
-        Self::Unfit(unfit)
+        Self::Unlike(unfit.to_string())
     }
 }
 
@@ -96,7 +94,7 @@ pub(super) fn recover(
         leases: tables.leases()?,
     };
     let mut file_revision = None;
-    let (from_file, mut unfit) = match index_file {
+    let (from_file, unfit) = match index_file {
         Ok(Some(reader)) => {
             let revision = reader.revision();
             match checkpoint.read_index_file(reader) {
@@ -106,8 +104,7 @@ pub(super) fn recover(
                     (Some(rebuilt), None)
                 }
                 Err(Failure::Fault(fault)) => return Err(fault),
-                Err(Failure::Unlike(what)) => (None, Some(what)),
-                Err(Failure::Unfit(unfit)) => (None, Some(unfit.to_string())),
+                Err(Failure::Unlike(why)) => (None, Some(why)),
             }
         }
         Ok(None) => (None, None),
@@ -119,7 +116,6 @@ pub(super) fn recover(
             Ok(rebuilt) => rebuilt,
             Err(Failure::Fault(fault)) => return Err(fault),
             Err(Failure::Unlike(what)) => return Err(damaged(what)),
-            Err(Failure::Unfit(unfit)) => return Err(damaged(unfit.to_string())),
         },
     };
     if unfit.is_some() {
@@ -134,7 +130,7 @@ pub(super) fn recover(
         revision = rebuilt.newest.max(1);
     }
     let mut opening = rebuilt.opening;
-    opening.unfit = unfit.take();
+    opening.unfit = unfit;
     let state = State {
         applied: meta.applied,
         membership: meta.membership,

@@ -198,24 +198,15 @@ fn keys_within(view: &ReadView, range: &Range, keys_left: u64, bytes_max: usize)
 mod tests {
     use std::sync::Arc;
 
-    use kelson_storage::applied::Outcome;
     use kelson_storage::codec::encode_batch;
     use kelson_storage::command::{Command, CommandId, Proposal, Put};
     use kelson_storage::key_value::KeyValue;
     use kelson_storage::limits::CacheBudget;
     use kelson_storage::real_disk::RealDisk;
     use kelson_storage::revision::LogPosition;
-    use kelson_storage::store::{ApplySink, Store, StoreOptions};
+    use kelson_storage::store::{Store, StoreOptions};
 
     use super::*;
-
-    struct Deaf;
-
-    impl ApplySink for Deaf {
-        fn outcome(&mut self, _id: CommandId, _outcome: Outcome) {}
-        fn lease_granted(&mut self, _id: i64, _ttl: i64) {}
-        fn lease_revoked(&mut self, _id: i64) {}
-    }
 
     /// A store with a key for each of these lengths of values.
     fn store_of(directory: &std::path::Path, value_bytes: &[usize]) -> Store {
@@ -241,7 +232,7 @@ mod tests {
             };
             let at = LogPosition { term: 1, index };
             store
-                .apply_batch(at, &encode_batch([&proposal]), &mut Deaf)
+                .apply_batch(at, &encode_batch([&proposal]), &mut ())
                 .expect("a scratch directory");
         }
         store

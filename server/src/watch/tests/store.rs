@@ -9,26 +9,17 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use kelson_proto::etcdserverpb::watch_request::RequestUnion;
 use kelson_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
-use kelson_storage::applied::Outcome;
 use kelson_storage::codec::encode_batch;
 use kelson_storage::command::{Command, CommandId, DeleteRange, Proposal, Put, Txn, TxnOp};
 use kelson_storage::limits::CacheBudget;
 use kelson_storage::real_disk::RealDisk;
 use kelson_storage::revision::LogPosition;
-use kelson_storage::store::{ApplySink, Checkpointer, Store, StoreOptions};
+use kelson_storage::store::{Checkpointer, Store, StoreOptions};
 use tokio::sync::watch;
 
 use crate::watch::task::StoreSource;
 use crate::watch::testing::world::IDENTITY;
 use crate::watch::{PROGRESS_INTERVAL_DEFAULT, WatchHub, WatchOptions, WatchResponses};
-
-struct Deaf;
-
-impl ApplySink for Deaf {
-    fn outcome(&mut self, _id: CommandId, _outcome: Outcome) {}
-    fn lease_granted(&mut self, _id: i64, _ttl: i64) {}
-    fn lease_revoked(&mut self, _id: i64) {}
-}
 
 struct Setup {
     store: Store,
@@ -75,7 +66,7 @@ impl Setup {
         let at = LogPosition { term: 3, index };
         let batch = encode_batch([&proposal]);
         self.store
-            .apply_batch(at, &batch, &mut Deaf)
+            .apply_batch(at, &batch, &mut ())
             .expect("a scratch directory");
         self.applied.send_replace(self.store.reader().revision());
     }

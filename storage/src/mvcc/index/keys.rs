@@ -374,7 +374,7 @@ fn grow<T>(items: &mut Vec<T>, more: usize, step: usize) {
     }
 }
 
-fn common_len(a: &[u8], b: &[u8]) -> usize {
+pub(crate) fn common_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 

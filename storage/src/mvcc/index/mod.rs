@@ -26,6 +26,8 @@ use crate::revision::Revision;
 use leaf::Leaf;
 use node::{Child, Inner, Node};
 
+pub(crate) use keys::common_len;
+
 /// Live keys below which the tree is taken to be in the processor's caches.
 const WARM_FROM_KEYS: u64 = 20_000;
 

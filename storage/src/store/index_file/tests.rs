@@ -4,7 +4,6 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::path_beside;
-use crate::applied::Outcome;
 use crate::codec::encode_batch;
 use crate::command::{Command, CommandId, DeleteRange, Proposal, Put, Range, Txn, TxnOp};
 use crate::disk::Disk;
@@ -12,20 +11,12 @@ use crate::error::Fault;
 use crate::limits::CacheBudget;
 use crate::mvcc::index::KeyMeta;
 use crate::revision::{LogPosition, Revision};
-use crate::store::{ApplySink, Checkpointer, Opening, ReadError, Store, StoreOptions};
+use crate::store::{Checkpointer, Opening, ReadError, Store, StoreOptions};
 use crate::testing::FaultyDisk;
 
 const DATABASE: &str = "snap/db";
 /// More than there are records of one revision.
 const SUBS: u32 = 4;
-
-struct Deaf;
-
-impl ApplySink for Deaf {
-    fn outcome(&mut self, _id: CommandId, _outcome: Outcome) {}
-    fn lease_granted(&mut self, _id: i64, _ttl: i64) {}
-    fn lease_revoked(&mut self, _id: i64) {}
-}
 
 /// Everything that a start makes again.
 #[derive(Debug, PartialEq)]
@@ -116,7 +107,7 @@ impl Member {
         let index = self.store.applied().map_or(0, |applied| applied.index + 1);
         let at = LogPosition { term: 1, index };
         self.store
-            .apply_batch(at, &encode_batch([&proposal]), &mut Deaf)
+            .apply_batch(at, &encode_batch([&proposal]), &mut ())
             .unwrap();
     }
 

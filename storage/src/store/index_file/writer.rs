@@ -12,7 +12,7 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::Fault;
 use crate::key_value::put_varint;
 use crate::mvcc::history::History;
-use crate::mvcc::index::{IndexRoot, KeyMeta};
+use crate::mvcc::index::{IndexRoot, KeyMeta, common_len};
 use crate::revision::Revision;
 use crate::tables::fields::PutFields;
 use crate::tables::{install, temporary_beside};
@@ -282,12 +282,4 @@ fn put_links_of(frame: &mut Vec<u8>, history: &History, main: u64) -> u64 {
         }
     }
     links
-}
-
-/// Length of the longest prefix that both have.
-fn common_len(one: &[u8], other: &[u8]) -> usize {
-    one.iter()
-        .zip(other)
-        .take_while(|(one, other)| one == other)
-        .count()
 }
