@@ -1,21 +1,27 @@
 //! [`BlockFile`]: the file under the engine, with a checksum on every block that leaves the disk.
 //!
-//! redb trusts the pages it reads: a flipped bit comes back as another value, loses rows or trips an assertion. So each
-//! of its 4,096-byte blocks is stored with a CRC-32 over the block's number and content, written in one piece with it
-//! and checked on every read. Damage becomes an error that names the byte, before the engine has seen it.
+//! redb trusts the pages it reads: a flipped bit comes back as another value, loses rows or trips an assertion. So for
+//! each of its 4,096-byte blocks a CRC-32 over the block's number and content is kept, and checked on every read. Damage
+//! becomes an error that names the byte, before the engine has seen it.
 //!
 //! ```text
 //! 0        superblock, written once: magic "KELSONDB" | format version u32 | block bytes u32 | crc32 of these 16 | zeros
 //! 4,096    redb's own header (320 bytes, inside one sector), with a crc32 of its first 60 bytes in bytes 60..64
-//! 8,192    blocks 1, 2, ... of 4,100 bytes each: 4,096 of content | crc32(number u64 | content)
+//! 8,192    groups: a page with the crc32(number u64 | content) of 1,024 blocks, then these blocks (numbers from 1)
 //! ```
 //!
-//! Integers are little-endian, as redb's are. The header is the one thing that is written in place. redb protects its
-//! two commit slots (bytes 64..320) with checksums of their own and leaves bytes 32..64 unused; the 64 bytes in front,
-//! which it does not protect, say which slot counts and how long the file is. A crash may leave an unsynced block with the content of one write
-//! and the checksum of another; no durable root refers to such a block, so nothing reads it.
+//! Integers are little-endian, as redb's are. Blocks lie at whole pages, so that writing one neither reads nor clears
+//! anything else of the system's cache. Checksums are kept in memory, a thousandth of the file, and go out before each
+//! sync; a block that is written without one after it may be left with the checksum of what was there before. So may
+//! one whose sync a crash cut short. No durable root refers to such a block, so nothing reads it; those that one refers
+//! to are not written again, so that their checksums are the same in each version of a page of them.
+//!
+//! The header is the one thing that is written in place. redb protects its two commit slots (bytes 64..320) with
+//! checksums of their own and leaves bytes 32..64 unused; the 64 bytes in front, which it does not protect, say which
+//! slot counts and how long the file is.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,20 +29,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
+use super::checksums::{self, Checksums, GROUP_BLOCKS, Group};
 use crate::disk::DiskFile;
 use crate::error::Fault;
 
 const MAGIC: [u8; 8] = *b"KELSONDB";
 /// Version of the layout above; a file with a higher one is refused.
-const FORMAT_VERSION: u32 = 1;
-/// Bytes of a block as the engine sees it: redb's page size.
+const FORMAT_VERSION: u32 = 2;
+/// Bytes of a block: redb's page size.
 const BLOCK_BYTES: usize = 4096;
 const CRC_BYTES: usize = 4;
-/// Bytes of a block in the file.
-const STORED_BYTES: usize = BLOCK_BYTES + CRC_BYTES;
 const SUPERBLOCK_BYTES: u64 = 4096;
-/// Where block 1 starts.
-const BLOCKS_START: u64 = SUPERBLOCK_BYTES + BLOCK_BYTES as u64;
+/// Where the first group starts.
+const GROUPS_START: u64 = SUPERBLOCK_BYTES + BLOCK_BYTES as u64;
+const GROUP_BYTES: u64 = (checksums::PAGE_BYTES + GROUP_BLOCKS * BLOCK_BYTES) as u64;
 /// The part of redb's header that its own checksums do not cover, our crc included.
 const HEADER_PREFIX_BYTES: usize = 64;
 const HEADER_CRC_AT: usize = HEADER_PREFIX_BYTES - CRC_BYTES;
@@ -51,6 +57,7 @@ pub(super) struct BlockFile {
     path: PathBuf,
     /// Bytes the engine may address: whole blocks, the header's included. 0 until the engine has initialised itself.
     length: AtomicU64,
+    checksums: Checksums,
     failure: Mutex<Option<Failure>>,
 }
 
@@ -90,7 +97,7 @@ impl BlockFile {
     /// [`Fault::Unusable`] for a newer format, [`Fault::Damaged`] for anything else that is not such a file.
     pub(super) fn open(file: Arc<dyn DiskFile>, path: &Path) -> Result<Self, Fault> {
         let stored = file.length().map_err(|error| Fault::io("measure", path, error))?;
-        if stored < BLOCKS_START {
+        if stored < GROUPS_START {
             let what = "the file is too short to be a database";
             return Err(Fault::damaged(path, stored, what));
         }
@@ -112,8 +119,7 @@ impl BlockFile {
                 ),
             });
         }
-        let blocks = 1 + (stored - BLOCKS_START) / STORED_BYTES as u64;
-        let opened = Self::over(file, path, blocks * BLOCK_BYTES as u64);
+        let opened = Self::over(file, path, blocks_of(stored) * BLOCK_BYTES as u64);
         opened.check_length()?;
         Ok(opened)
     }
@@ -140,7 +146,7 @@ impl BlockFile {
         let what = format!("the file has been cut: it had {blocks} blocks");
         Err(Fault::damaged(
             &self.path,
-            stored_offset(self.length() / BLOCK_BYTES as u64),
+            file_length(self.length() / BLOCK_BYTES as u64),
             what,
         ))
     }
@@ -150,6 +156,7 @@ impl BlockFile {
             file,
             path: path.to_owned(),
             length: AtomicU64::new(length),
+            checksums: Checksums::default(),
             failure: Mutex::new(None),
         }
     }
@@ -232,33 +239,66 @@ impl BlockFile {
     }
 
     fn read_blocks(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
-        let start = stored_offset(first);
-        let mut stored = vec![0; out.len() / BLOCK_BYTES * STORED_BYTES];
-        self.file
-            .read_exact_at(&mut stored, start)
-            .map_err(|error| self.failed("read", error))?;
-        let blocks = stored
-            .chunks_exact(STORED_BYTES)
-            .zip(out.chunks_exact_mut(BLOCK_BYTES));
-        for (number, (stored, out)) in (first..).zip(blocks) {
-            let (content, crc) = stored.split_at(BLOCK_BYTES);
-            if u32_at(crc, 0) != block_crc(number, content) {
-                return Err(self.damaged(stored_offset(number), "block checksum mismatch"));
+        for (number, run) in runs(first, out.len()) {
+            let content = &mut out[run];
+            let group = self.group(number)?;
+            self.file
+                .read_exact_at(content, block_offset(number))
+                .map_err(|error| self.failed("read", error))?;
+            for (number, block) in (number..).zip(content.chunks_exact(BLOCK_BYTES)) {
+                if group.get(place_in_group(number)) != block_crc(number, block) {
+                    return Err(self.damaged(block_offset(number), "block checksum mismatch"));
+                }
             }
-            out.copy_from_slice(content);
         }
         Ok(())
     }
 
     fn write_blocks(&self, first: u64, data: &[u8]) -> io::Result<()> {
-        let mut stored = Vec::with_capacity(data.len() / BLOCK_BYTES * STORED_BYTES);
-        for (number, content) in (first..).zip(data.chunks_exact(BLOCK_BYTES)) {
-            stored.extend_from_slice(content);
-            stored.extend_from_slice(&block_crc(number, content).to_le_bytes());
+        for (number, run) in runs(first, data.len()) {
+            let content = &data[run];
+            let group = self.group(number)?;
+            self.file
+                .write_all_at(content, block_offset(number))
+                .map_err(|error| self.failed("write", error))?;
+            for (number, block) in (number..).zip(content.chunks_exact(BLOCK_BYTES)) {
+                group.set(place_in_group(number), block_crc(number, block));
+            }
+            self.checksums.changed(group_of(number));
         }
+        Ok(())
+    }
+
+    /// The checksums of the group of block `number`.
+    fn group(&self, number: u64) -> io::Result<Arc<Group>> {
+        let group = group_of(number);
+        if let Some(group) = self.checksums.get(group) {
+            return Ok(group);
+        }
+        let mut page = [0; checksums::PAGE_BYTES];
         self.file
-            .write_all_at(&stored, stored_offset(first))
-            .map_err(|error| self.failed("write", error))
+            .read_exact_at(&mut page, group_offset(group))
+            .map_err(|error| self.failed("read", error))?;
+        Ok(self.checksums.load(group, &page))
+    }
+
+    fn resize(&self, length: u64) -> io::Result<()> {
+        let blocks = length.div_ceil(BLOCK_BYTES as u64);
+        self.file
+            .set_length(file_length(blocks))
+            .map_err(|error| self.failed("resize", error))?;
+        self.checksums.cut(groups_for(blocks));
+        self.length.store(length, Ordering::Release);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        for (group, page) in self.checksums.take_changed() {
+            self.file
+                .write_all_at(&page, group_offset(group))
+                .map_err(|error| self.failed("write", error))?;
+        }
+        self.file.sync().map_err(|error| self.failed("sync", error))
     }
 
     /// Whether `offset..offset + length` is whole blocks behind the header and inside the file.
@@ -290,24 +330,18 @@ impl StorageBackend for Backend {
             // A page number from a sound block that points behind the end: the file has been cut.
             Err(self
                 .0
-                .damaged(stored_offset(offset / BLOCK_BYTES as u64), "a page is missing"))
+                .damaged(block_offset(offset / BLOCK_BYTES as u64), "a page is missing"))
         }
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.check()?;
-        let blocks = len.div_ceil(BLOCK_BYTES as u64);
-        self.0
-            .file
-            .set_length(stored_offset(blocks.max(1)))
-            .map_err(|error| self.0.failed("resize", error))?;
-        self.0.length.store(len, Ordering::Release);
-        Ok(())
+        self.0.resize(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.check()?;
-        self.0.file.sync().map_err(|error| self.0.failed("sync", error))
+        self.0.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
@@ -325,9 +359,60 @@ impl StorageBackend for Backend {
     }
 }
 
-/// Where block `number` (from 1) is in the file; for the number after the last one, the file's length.
-fn stored_offset(number: u64) -> u64 {
-    BLOCKS_START + number.saturating_sub(1) * STORED_BYTES as u64
+/// The group of block `number`.
+fn group_of(number: u64) -> usize {
+    usize::try_from(number.saturating_sub(1) / GROUP_BLOCKS as u64).expect("as many pages fit into memory")
+}
+
+/// Which one of its group block `number` is.
+fn place_in_group(number: u64) -> usize {
+    (number.saturating_sub(1) % GROUP_BLOCKS as u64) as usize
+}
+
+/// Where the checksums of a group are.
+fn group_offset(group: usize) -> u64 {
+    GROUPS_START + group as u64 * GROUP_BYTES
+}
+
+/// Where block `number` (from 1) is.
+fn block_offset(number: u64) -> u64 {
+    let before = checksums::PAGE_BYTES + place_in_group(number) * BLOCK_BYTES;
+    group_offset(group_of(number)) + before as u64
+}
+
+/// Length of a file of so many blocks, the header's included.
+fn file_length(blocks: u64) -> u64 {
+    match blocks {
+        0 | 1 => GROUPS_START,
+        blocks => block_offset(blocks - 1) + BLOCK_BYTES as u64,
+    }
+}
+
+/// How many blocks a file of this length has, the header's included.
+fn blocks_of(file_length: u64) -> u64 {
+    let groups = file_length.saturating_sub(GROUPS_START);
+    let rest = (groups % GROUP_BYTES).saturating_sub(checksums::PAGE_BYTES as u64);
+    1 + groups / GROUP_BYTES * GROUP_BLOCKS as u64 + rest / BLOCK_BYTES as u64
+}
+
+/// How many groups so many blocks take, the header's included.
+fn groups_for(blocks: u64) -> usize {
+    match blocks {
+        0 | 1 => 0,
+        blocks => group_of(blocks - 1) + 1,
+    }
+}
+
+/// Cuts `bytes` of blocks from `first` on where their groups end: the number of each part's first block, and its bytes.
+fn runs(first: u64, bytes: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let number = first + (at / BLOCK_BYTES) as u64;
+        let in_group = (GROUP_BLOCKS - place_in_group(number)) * BLOCK_BYTES;
+        let run = at..bytes.min(at + in_group);
+        at = run.end;
+        (!run.is_empty()).then_some((number, run))
+    })
 }
 
 fn block_crc(number: u64, content: &[u8]) -> u32 {
@@ -340,4 +425,74 @@ fn block_crc(number: u64, content: &[u8]) -> u32 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let field = bytes[at..at + 4].try_into().expect("a slice of 4 bytes");
     u32::from_le_bytes(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Disk;
+    use crate::testing::FaultyDisk;
+
+    #[test]
+    fn blocks_and_checksums_share_no_byte_and_leave_no_gap() {
+        let mut next = GROUPS_START;
+        for number in 1..=3 * GROUP_BLOCKS as u64 {
+            if place_in_group(number) == 0 {
+                assert_eq!(group_offset(group_of(number)), next);
+                next += checksums::PAGE_BYTES as u64;
+            }
+            assert_eq!(block_offset(number), next);
+            next += BLOCK_BYTES as u64;
+            assert_eq!(file_length(number + 1), next);
+            assert_eq!(groups_for(number + 1), group_of(number) + 1);
+            // A cut block does not count.
+            assert_eq!(blocks_of(next), number + 1);
+            assert_eq!(blocks_of(next - 1), number);
+        }
+        assert_eq!(blocks_of(GROUPS_START), 1);
+        assert_eq!(groups_for(1), 0);
+    }
+
+    #[test]
+    fn runs_end_where_groups_do() {
+        let last = GROUP_BLOCKS as u64;
+        let page = BLOCK_BYTES;
+        let of = |first, blocks: usize| runs(first, blocks * page).collect::<Vec<_>>();
+        assert_eq!(of(1, 2), [(1, 0..2 * page)]);
+        assert_eq!(of(last, 1), [(last, 0..page)]);
+        assert_eq!(of(last, 3), [(last, 0..page), (last + 1, page..3 * page)]);
+        assert_eq!(of(1, 2 * GROUP_BLOCKS).len(), 2);
+        assert_eq!(of(1, 0), []);
+    }
+
+    #[test]
+    fn blocks_of_two_groups_are_read_as_written_and_found_when_damaged() {
+        let disk = FaultyDisk::new();
+        let path = Path::new("/d/db");
+        disk.create_directory(Path::new("/d")).unwrap();
+        let stored = disk.open(path, true).unwrap();
+        let file = BlockFile::create(stored.clone(), path).unwrap();
+        let blocks = GROUP_BLOCKS as u64 + 10;
+        file.resize(blocks * BLOCK_BYTES as u64).unwrap();
+        let data: Vec<u8> = (0..4 * BLOCK_BYTES).map(|at| (at / 7) as u8).collect();
+        let first = GROUP_BLOCKS as u64 - 1;
+        file.write_blocks(first, &data).unwrap();
+        file.sync().unwrap();
+
+        // Another one, that has the checksums from the file alone.
+        let again = BlockFile::over(stored.clone(), path, file.length());
+        let mut read = vec![0; data.len()];
+        again.read_blocks(first, &mut read).unwrap();
+        assert_eq!(read, data);
+        for damaged in [block_offset(first + 2) + 9, group_offset(1) + 5] {
+            let mut byte = [0];
+            stored.read_exact_at(&mut byte, damaged).unwrap();
+            stored.write_all_at(&[byte[0] ^ 4], damaged).unwrap();
+            let after = BlockFile::over(stored.clone(), path, file.length());
+            after.read_blocks(first, &mut read[..2 * BLOCK_BYTES]).unwrap();
+            after.read_blocks(first, &mut read).unwrap_err();
+            assert!(matches!(after.failure(), Some(Fault::Damaged { .. })));
+            stored.write_all_at(&byte, damaged).unwrap();
+        }
+    }
 }

@@ -7,7 +7,7 @@
 //!   [`Fault`] that names the file.
 //! * A read sees the newest write and waits for none.
 //!
-//! One file per table: `row`, `lease`, `meta`; `block_file` is the layout below redb.
+//! One file per table: `row`, `lease`, `meta`; `block_file` and `checksums` are what is below redb.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use crate::revision::Revision;
 use crate::store::DatabaseSize;
 
 mod block_file;
+mod checksums;
 mod counts;
 mod engine;
 pub(crate) mod fields;
