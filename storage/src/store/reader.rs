@@ -284,22 +284,26 @@ impl Shared {
 
 impl Records for Shared {
     fn rows(&self, revisions: &[Revision]) -> Result<Vec<Option<Arc<Row>>>, Fault> {
-        let mut rows = Vec::with_capacity(revisions.len());
-        for revisions in revisions.chunks(ROWS_PER_LOCK) {
+        let mut rows = vec![None; revisions.len()];
+        let chunks = revisions
+            .chunks(ROWS_PER_LOCK)
+            .zip(rows.chunks_mut(ROWS_PER_LOCK));
+        for (revisions, rows) in chunks {
+            let mut written = Vec::new();
             let state = self.state.lock();
-            let start = rows.len();
-            rows.extend(
-                revisions
-                    .iter()
-                    .map(|revision| state.overlay.get(*revision).cloned()),
-            );
+            for (place, revision) in revisions.iter().enumerate() {
+                rows[place] = state.overlay.get(*revision).cloned();
+                if rows[place].is_none() {
+                    written.push((*revision, place));
+                }
+            }
             let tables = Arc::clone(&state.tables);
             MutexGuard::unlock_fair(state);
-            // What the overlay has dropped, the database holds.
-            for (row, revision) in rows[start..].iter_mut().zip(revisions) {
-                if row.is_none() {
-                    *row = tables.read(*revision)?.map(Arc::new);
-                }
+            // What the overlay has dropped, the database holds, in history order: neighbours share its pages.
+            written.sort_unstable();
+            let tables = tables.newest();
+            for (revision, place) in written {
+                rows[place] = tables.row(revision)?.map(Arc::new);
             }
         }
         Ok(rows)

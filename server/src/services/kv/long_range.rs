@@ -24,7 +24,7 @@ const PIECES_FROM_BYTES: u64 = 1024 * 1024;
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Keys read at once for a piece.
-const PIECE_KEYS: i64 = 512;
+const PIECE_KEYS: i64 = 1024;
 
 /// `kvs` of `RangeResponse`.
 const KVS_FIELD: u32 = 2;
