@@ -1,11 +1,14 @@
-//! What this machine can do at all, without which no ratio means anything: how long its disk takes to sync, alone and
-//! for three writers, and how many requests a second the generator gets out of a server that does nothing.
+//! What this machine can do at all, without which no ratio means anything: how long its disk takes to sync, alone, for
+//! three writers, and beside three checkpoints; what reading a page costs that is in memory already; how long one request
+//! takes to a server that does nothing, and how many a second the generator gets out of it.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -34,6 +37,18 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Writers that sync at once, as members of a cluster on one machine do.
 const WRITERS: usize = 3;
 
+/// Blocks of a file that stands for a database: 256 MiB, far more than a processor caches.
+const BLOCKS: u64 = 64 * 1024;
+/// Blocks that a checkpoint writes, one a second: 10 MiB.
+const CHECKPOINT_BLOCKS: u64 = 2560;
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// Pause between two syncs beside checkpoints: a member that is not busy.
+const SYNC_PAUSE: Duration = Duration::from_millis(2);
+/// Time for the syncs beside checkpoints.
+const BUSY_TIME: Duration = Duration::from_secs(6);
+/// Scatters blocks: odd, so that all of them have their turn.
+const STRIDE: u64 = 40_503;
+
 /// See the module. Times in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Calibration {
@@ -45,6 +60,14 @@ pub struct Calibration {
     pub shared_sync_p50: u64,
     /// Of a hundred, 99.
     pub shared_sync_p99: u64,
+    /// While 10 MiB of scattered blocks are written and synced each second in each of three other files: half of them.
+    pub busy_sync_p50: u64,
+    /// Of a hundred, 99.
+    pub busy_sync_p99: u64,
+    /// A scattered block of a file that the system has in memory, until it is in a buffer.
+    pub page_read: f64,
+    /// Half of the requests of one client to a server that does nothing took no longer.
+    pub lone_p50: u64,
     /// Puts a second that a server answers which does nothing, 1000 clients on 10 connections.
     pub ceiling: f64,
 }
@@ -56,13 +79,18 @@ impl fmt::Display for Calibration {
             sync_p99,
             shared_sync_p50,
             shared_sync_p99,
+            busy_sync_p50,
+            busy_sync_p99,
+            page_read,
+            lone_p50,
             ceiling,
         } = self;
         write!(
             f,
             "fdatasync of {WRITE_BYTES} B: p50 {sync_p50} us, p99 {sync_p99} us; with {WRITERS} writers p50 \
-             {shared_sync_p50} us, p99 {shared_sync_p99} us; ceiling of this generator with a server that does nothing: \
-             {ceiling:.0} puts/s"
+             {shared_sync_p50} us, p99 {shared_sync_p99} us; beside {WRITERS} files that get 10 MiB of scattered blocks a \
+             second p50 {busy_sync_p50} us, p99 {busy_sync_p99} us; a scattered block from the system's memory {page_read:.1} \
+             us; a server that does nothing: one client p50 {lone_p50} us, ceiling of this generator {ceiling:.0} puts/s"
         )
     }
 }
@@ -72,13 +100,19 @@ impl Calibration {
     pub async fn measure(directory: &Path) -> anyhow::Result<Self> {
         let alone = syncs(directory, 1).await?;
         let shared = syncs(directory, WRITERS).await?;
+        let (busy, page_read) = beside_checkpoints(directory).await?;
+        let (lone, ceiling) = nothing().await?;
         let micros = |summary: &Summary, share| summary.quantile(share).as_micros() as u64;
         Ok(Self {
             sync_p50: micros(&alone, 0.5),
             sync_p99: micros(&alone, 0.99),
             shared_sync_p50: micros(&shared, 0.5),
             shared_sync_p99: micros(&shared, 0.99),
-            ceiling: ceiling().await?,
+            busy_sync_p50: micros(&busy, 0.5),
+            busy_sync_p99: micros(&busy, 0.99),
+            page_read,
+            lone_p50: micros(&lone, 0.5),
+            ceiling: ceiling.rate(),
         })
     }
 }
@@ -88,7 +122,7 @@ async fn syncs(directory: &Path, writers: usize) -> anyhow::Result<Summary> {
     for number in 0..writers {
         let path = directory.join(format!("calibration-{number}"));
         tasks.spawn_blocking(move || {
-            let summary = sync_for_a_while(&path).with_context(|| path.display().to_string());
+            let summary = sync_for(&path, TIME, Duration::ZERO).with_context(|| path.display().to_string());
             // Whatever went wrong is told; the file is in nobody's way.
             let _ = std::fs::remove_file(&path);
             summary
@@ -101,21 +135,103 @@ async fn syncs(directory: &Path, writers: usize) -> anyhow::Result<Summary> {
     Ok(sum)
 }
 
-fn sync_for_a_while(path: &Path) -> anyhow::Result<Summary> {
+fn sync_for(path: &Path, time: Duration, pause: Duration) -> anyhow::Result<Summary> {
     let mut file = File::create(path)?;
     let block = [7; WRITE_BYTES];
     let mut summary = Summary::default();
     let started = Instant::now();
-    while started.elapsed() < TIME {
+    while started.elapsed() < time {
         let begun = Instant::now();
         file.write_all(&block)?;
         file.sync_data()?;
         summary.took(begun.elapsed());
+        rest(pause);
     }
     Ok(summary)
 }
 
-async fn ceiling() -> anyhow::Result<f64> {
+/// Syncs of a small file beside those of large ones, and the time that reading a block of a large one takes.
+async fn beside_checkpoints(directory: &Path) -> anyhow::Result<(Summary, f64)> {
+    let scratch = tempfile::tempdir_in(directory)?;
+    let path = scratch.path().to_owned();
+    tokio::task::spawn_blocking(move || {
+        let databases = (0..WRITERS).map(|number| database(&path.join(number.to_string())));
+        let databases = databases.collect::<anyhow::Result<Vec<_>>>()?;
+        let page_read = time_of_reads(&databases[0])?;
+        let stop = AtomicBool::new(false);
+        let syncs = std::thread::scope(|scope| {
+            let checkpoints: Vec<_> = databases
+                .iter()
+                .map(|file| scope.spawn(|| checkpoints(file, &stop)))
+                .collect();
+            let syncs = sync_for(&path.join("log"), BUSY_TIME, SYNC_PAUSE);
+            stop.store(true, Ordering::Relaxed);
+            for thread in checkpoints {
+                thread.join().expect("a calibration does not panic")?;
+            }
+            syncs
+        })?;
+        Ok((syncs, page_read))
+    })
+    .await?
+}
+
+/// A file of blocks, on disk and in the system's memory.
+fn database(path: &Path) -> anyhow::Result<File> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)?;
+    let many = vec![7; 256 * WRITE_BYTES];
+    for at in 0..BLOCKS / 256 {
+        file.write_all_at(&many, at * many.len() as u64)?;
+    }
+    file.sync_data()?;
+    Ok(file)
+}
+
+/// Microseconds for each of many scattered blocks, read into more buffers than a processor caches.
+#[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52 blocks")]
+fn time_of_reads(file: &File) -> anyhow::Result<f64> {
+    // Not zeros, which would be given no memory before they are written.
+    let mut buffers = vec![[1; WRITE_BYTES]; 8192];
+    let begun = Instant::now();
+    for number in 0..BLOCKS {
+        let place = usize::try_from(number)? % buffers.len();
+        file.read_exact_at(&mut buffers[place], scattered(number))?;
+    }
+    Ok(begun.elapsed().as_secs_f64() * 1e6 / BLOCKS as f64)
+}
+
+/// Writes and syncs scattered blocks, again and again, as checkpoints do.
+fn checkpoints(file: &File, stop: &AtomicBool) -> anyhow::Result<()> {
+    let block = [8; WRITE_BYTES];
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        for _ in 0..CHECKPOINT_BLOCKS {
+            number += 1;
+            file.write_all_at(&block, scattered(number))?;
+        }
+        file.sync_data()?;
+        rest(CHECKPOINT_EVERY.saturating_sub(begun.elapsed()));
+    }
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "on a thread of its own, at a rate")]
+fn rest(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// Where a block is, so that neighbours in time are none on disk.
+fn scattered(number: u64) -> u64 {
+    number.wrapping_mul(STRIDE) % BLOCKS * WRITE_BYTES as u64
+}
+
+/// One client, and a thousand, of a server that does nothing.
+async fn nothing() -> anyhow::Result<(Summary, Summary)> {
     let exe = std::env::current_exe()?;
     let port = free_ports(1)?[0];
     // A process of its own, as servers are.
@@ -140,7 +256,14 @@ async fn ceiling() -> anyhow::Result<f64> {
         rate: None,
         length: Length::Time(TIME),
     };
-    Ok(load::run(&channels, &load).await?.rate())
+    let lone = Load {
+        clients: 1,
+        ..load.clone()
+    };
+    Ok((
+        load::run(&channels[..1], &lone).await?,
+        load::run(&channels, &load).await?,
+    ))
 }
 
 /// A server that answers every call with an empty message, until it is killed.
