@@ -34,7 +34,7 @@ use crate::disk::DiskFile;
 use crate::error::Fault;
 
 const MAGIC: [u8; 8] = *b"KELSONDB";
-/// Version of the layout above; a file with a higher one is refused.
+/// Version of the layout above; a file of another one is refused.
 const FORMAT_VERSION: u32 = 2;
 /// Bytes of a block: redb's page size.
 const BLOCK_BYTES: usize = 4096;
