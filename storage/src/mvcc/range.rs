@@ -96,7 +96,7 @@ impl<'a> Span<'a> {
 
 /// Where records and the history of keys come from.
 pub trait Records {
-    /// The records of `revisions`, in that order; none for those that compaction has deleted.
+    /// The records of `revisions`, in that order; none for those that compaction has deleted, if it did so long ago.
     fn rows(&self, revisions: &[Revision]) -> Result<Vec<Option<Arc<Row>>>, Fault>;
     /// For each revision, the newest one of the same key that is at or below main revision `main`.
     fn at_or_below(&self, revisions: &[Revision], main: u64) -> Vec<Option<Revision>>;

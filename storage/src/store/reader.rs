@@ -285,25 +285,25 @@ impl Shared {
 impl Records for Shared {
     fn rows(&self, revisions: &[Revision]) -> Result<Vec<Option<Arc<Row>>>, Fault> {
         let mut rows = vec![None; revisions.len()];
-        let chunks = revisions
-            .chunks(ROWS_PER_LOCK)
-            .zip(rows.chunks_mut(ROWS_PER_LOCK));
-        for (revisions, rows) in chunks {
-            let mut written = Vec::new();
+        let mut written = Vec::new();
+        let mut tables = None;
+        for (chunk, revisions) in revisions.chunks(ROWS_PER_LOCK).enumerate() {
             let state = self.state.lock();
-            for (place, revision) in revisions.iter().enumerate() {
+            for (place, revision) in (chunk * ROWS_PER_LOCK..).zip(revisions) {
                 rows[place] = state.overlay.get(*revision).cloned();
                 if rows[place].is_none() {
                     written.push((*revision, place));
                 }
             }
-            let tables = Arc::clone(&state.tables);
+            tables = Some(Arc::clone(&state.tables));
             MutexGuard::unlock_fair(state);
-            // What the overlay has dropped, the database holds, in history order: neighbours share its pages.
-            written.sort_unstable();
-            let tables = tables.newest();
-            for (revision, place) in written {
-                rows[place] = tables.row(revision)?.map(Arc::new);
+        }
+        // What the overlay has dropped, the database holds, in history order: neighbours share its pages.
+        written.sort_unstable();
+        let (revisions, places): (Vec<_>, Vec<_>) = written.into_iter().unzip();
+        if let Some(tables) = tables {
+            for (place, row) in places.into_iter().zip(tables.rows(&revisions)?) {
+                rows[place] = row.map(Arc::new);
             }
         }
         Ok(rows)

@@ -37,7 +37,9 @@ const MAGIC: [u8; 8] = *b"KELSONDB";
 /// Version of the layout above; a file of another one is refused.
 const FORMAT_VERSION: u32 = 2;
 /// Bytes of a block: redb's page size.
-const BLOCK_BYTES: usize = 4096;
+pub(super) const BLOCK_BYTES: usize = 4096;
+/// Bytes of redb's header.
+pub(super) const HEADER_BYTES: usize = 320;
 const CRC_BYTES: usize = 4;
 const SUPERBLOCK_BYTES: u64 = 4096;
 /// Where the first group starts.
@@ -46,6 +48,10 @@ const GROUP_BYTES: u64 = (checksums::PAGE_BYTES + GROUP_BLOCKS * BLOCK_BYTES) as
 /// The part of redb's header that its own checksums do not cover, our crc included.
 const HEADER_PREFIX_BYTES: usize = 64;
 const HEADER_CRC_AT: usize = HEADER_PREFIX_BYTES - CRC_BYTES;
+/// Scattered blocks come by one call if no more than so many that nobody asked for lie between two of them.
+const SKIPPED_BLOCKS_MAX: u64 = 3;
+/// Blocks that come by one call at most.
+const RUN_BLOCKS_MAX: u64 = 32;
 
 /// A file of checked blocks, as redb's storage.
 ///
@@ -254,6 +260,81 @@ impl BlockFile {
         Ok(())
     }
 
+    /// redb's header, whose commit slots only redb can check.
+    pub(super) fn read_commits(&self, header: &mut [u8; HEADER_BYTES]) -> Result<(), Fault> {
+        let read = self.check().and_then(|()| self.read_header(0, header));
+        read.map_err(|error| self.fault(error))
+    }
+
+    /// The content of these blocks; none if there are not so many.
+    pub(super) fn read_range(&self, blocks: Range<u64>) -> Result<Option<Vec<u8>>, Fault> {
+        let mut content = None;
+        self.read_scattered(&[blocks], &mut Vec::new(), |_, read| {
+            content = Some(read.to_vec())
+        })?;
+        Ok(content)
+    }
+
+    /// Hands each of `wanted`, which must ascend, to `visit` with its place among them; none that is not in the file.
+    /// What lies close together comes by one call, by way of `buffer`.
+    pub(super) fn read_scattered(
+        &self,
+        wanted: &[Range<u64>],
+        buffer: &mut Vec<u8>,
+        mut visit: impl FnMut(usize, &[u8]),
+    ) -> Result<(), Fault> {
+        self.check().map_err(|error| self.fault(error))?;
+        let mut at = 0;
+        while let Some(first) = wanted.get(at) {
+            let mut run = first.clone();
+            let mut next = at + 1;
+            while let Some(blocks) = wanted.get(next)
+                && blocks.start >= run.end
+                && blocks.start - run.end <= SKIPPED_BLOCKS_MAX
+                && blocks.end - run.start <= RUN_BLOCKS_MAX
+                && group_of(blocks.end - 1) == group_of(run.start)
+            {
+                run.end = blocks.end;
+                next += 1;
+            }
+            let length =
+                usize::try_from(run.end - run.start).map_or(usize::MAX, |blocks| blocks * BLOCK_BYTES);
+            if self.covers_blocks(run.start * BLOCK_BYTES as u64, length) {
+                buffer.resize(buffer.len().max(length), 0);
+                self.read_run(run.start, &wanted[at..next], &mut buffer[..length])
+                    .map_err(|error| self.fault(error))?;
+                for (place, blocks) in (at..).zip(&wanted[at..next]) {
+                    visit(place, &buffer[bytes_within(run.start, blocks)]);
+                }
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Fills `out` with the blocks from `first` on, and checks those of them that are `wanted`.
+    fn read_run(&self, first: u64, wanted: &[Range<u64>], out: &mut [u8]) -> io::Result<()> {
+        for (number, run) in runs(first, out.len()) {
+            self.file
+                .read_exact_at(&mut out[run], block_offset(number))
+                .map_err(|error| self.failed("read", error))?;
+        }
+        for blocks in wanted {
+            let content = &out[bytes_within(first, blocks)];
+            for (number, block) in blocks.clone().zip(content.chunks_exact(BLOCK_BYTES)) {
+                if self.group(number)?.get(place_in_group(number)) != block_crc(number, block) {
+                    return Err(self.damaged(block_offset(number), "block checksum mismatch"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&self, error: io::Error) -> Fault {
+        let first = self.failure();
+        first.unwrap_or_else(|| Fault::io("read", &self.path, error))
+    }
+
     fn write_blocks(&self, first: u64, data: &[u8]) -> io::Result<()> {
         for (number, run) in runs(first, data.len()) {
             let content = &data[run];
@@ -413,6 +494,12 @@ fn runs(first: u64, bytes: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
         at = run.end;
         (!run.is_empty()).then_some((number, run))
     })
+}
+
+/// Where `blocks` are in what was read from block `first` on.
+fn bytes_within(first: u64, blocks: &Range<u64>) -> Range<usize> {
+    let at = |number: u64| (number - first) as usize * BLOCK_BYTES;
+    at(blocks.start)..at(blocks.end)
 }
 
 fn block_crc(number: u64, content: &[u8]) -> u32 {

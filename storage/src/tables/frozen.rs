@@ -118,7 +118,8 @@ impl Frozen {
         Err(self.damaged(&format!("{found} {what} found where {expected} were written")))
     }
 
-    fn damaged_row(&self, revision: Revision) -> Fault {
+    /// The row of this revision is not what was written.
+    pub(super) fn damaged_row(&self, revision: Revision) -> Fault {
         self.damaged(&format!("row {revision} fails its checksum"))
     }
 

@@ -7,7 +7,8 @@
 //!   [`Fault`] that names the file.
 //! * A read sees the newest write and waits for none.
 //!
-//! One file per table: `row`, `lease`, `meta`; `block_file` and `checksums` are what is below redb.
+//! One file per table: `row`, `lease`, `meta`; `block_file` and `checksums` are what is below redb, and `bulk` reads many
+//! rows without it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::revision::Revision;
 use crate::store::DatabaseSize;
 
 mod block_file;
+mod bulk;
 mod checksums;
 mod counts;
 mod engine;
@@ -34,6 +36,7 @@ pub(crate) mod row;
 #[cfg(test)]
 mod tests;
 
+use bulk::BulkReader;
 use counts::Counts;
 use engine::{Engine, LEASES, META, REVISIONS, RevisionKey, STATE};
 pub(crate) use frozen::{Frozen, Leases, Rows};
@@ -44,6 +47,16 @@ pub use row::Row;
 
 /// Revisions that are walked over between two rows to delete, rather than to search for the second. Some pages' worth.
 const WALKED_MAINS: u64 = 32;
+
+/// Fewer rows than this are not looked up in bulk.
+const BULK_ROWS_MIN: u64 = 64;
+
+/// Nor are those of which each has so many bytes of the table to itself: a third of what is below one branch, which is
+/// read for them alone. The engine has it in its cache.
+const BULK_ROW_BYTES_MAX: u64 = 128 * 1024;
+
+/// Durable commits after the last long list for which the newest is kept for the next.
+const BULK_WANTED_FOR: u8 = 2;
 
 /// What one write changes.
 #[derive(Clone, Debug, Default)]
@@ -71,12 +84,22 @@ pub struct Contents {
     pub leases: u64,
 }
 
+/// The newest durable commit, for as long as it is worth the pages that it keeps from being reused.
+#[derive(Default)]
+struct Bulk {
+    reader: Option<Arc<BulkReader>>,
+    /// Durable commits for which it is kept up to date beside newer commits that are not durable.
+    wanted_for: u8,
+}
+
 /// The database of one member. Shared between threads; writes take turns.
 pub struct Tables {
     engine: Engine,
     /// The newest commit, opened once so that a point read need not open a transaction. Replaced after every write,
     /// because it keeps the pages it shows from being reused.
     newest: RwLock<Arc<Frozen>>,
+    /// The newest durable commit, for long lists.
+    bulk: Mutex<Bulk>,
     /// What the newest commit counts. Its lock is the turn to write.
     counts: Mutex<Counts>,
     /// Apart, so that asking for it never waits for a write.
@@ -98,7 +121,9 @@ impl Tables {
             fresh.close()?;
             install(&*disk, &temporary, path)?;
         }
-        Self::over(Engine::open(&*disk, path, cache_bytes)?)
+        let opened = Self::over(Engine::open(&*disk, path, cache_bytes)?)?;
+        opened.renew_bulk(opened.newest(), true)?;
+        Ok(opened)
     }
 
     /// Whether there is a database at `path`.
@@ -118,6 +143,7 @@ impl Tables {
         let newest = Frozen::newest(&engine.database, &engine.file)?;
         let (_, counts) = newest.state()?;
         Ok(Self {
+            bulk: Mutex::default(),
             newest: RwLock::new(Arc::new(newest)),
             counts: Mutex::new(counts),
             size: Mutex::new(counts.size(engine.file.length())),
@@ -127,7 +153,7 @@ impl Tables {
 
     /// Makes what was written durable, closes the file, and says if that failed. Dropping does the same in silence.
     pub(crate) fn close(self) -> Result<(), Fault> {
-        drop(self.newest);
+        drop((self.newest, self.bulk));
         self.engine.close()
     }
 
@@ -169,6 +195,30 @@ impl Tables {
         self.newest().row(revision)
     }
 
+    /// The rows of `revisions`, which must ascend; none for those that were never written. One that a compaction has
+    /// deleted since the newest durable commit may still be there.
+    pub(crate) fn rows(&self, revisions: &[Revision]) -> Result<Vec<Option<Row>>, Fault> {
+        let mut rows = vec![None; revisions.len()];
+        let enough = (self.size().in_use / BULK_ROW_BYTES_MAX).max(BULK_ROWS_MIN);
+        if revisions.len() as u64 >= enough
+            && let Some(bulk) = self.bulk()
+        {
+            bulk.rows(revisions, |place, row| rows[place] = Some(row))?;
+        }
+        // Written since that commit, or not at all.
+        let newest = self.newest();
+        for (row, revision) in rows.iter_mut().zip(revisions).filter(|(row, _)| row.is_none()) {
+            *row = newest.row(*revision)?;
+        }
+        Ok(rows)
+    }
+
+    fn bulk(&self) -> Option<Arc<BulkReader>> {
+        let mut bulk = self.bulk.lock();
+        bulk.wanted_for = BULK_WANTED_FOR;
+        bulk.reader.clone()
+    }
+
     /// Rows from `from` (inclusive) on, in order: as many as have at most `max_bytes` of `kv` together, but at least
     /// one if there is one.
     pub fn read_from(&self, from: Revision, max_bytes: usize) -> Result<Vec<(Revision, Row)>, Fault> {
@@ -207,8 +257,24 @@ impl Tables {
             return Err(fault);
         }
         *self.size.lock() = counts.size(self.engine.file.length());
-        let newest = Frozen::newest(&self.engine.database, &self.engine.file)?;
-        *self.newest.write() = Arc::new(newest);
+        let newest = Arc::new(Frozen::newest(&self.engine.database, &self.engine.file)?);
+        *self.newest.write() = Arc::clone(&newest);
+        self.renew_bulk(newest, durable)
+    }
+
+    /// `newest` is the newest commit now.
+    fn renew_bulk(&self, newest: Arc<Frozen>, durable: bool) -> Result<(), Fault> {
+        let reader = match durable {
+            true => BulkReader::of(newest, &self.engine.file)?.map(Arc::new),
+            false => None,
+        };
+        let mut bulk = self.bulk.lock();
+        if durable {
+            bulk.wanted_for = bulk.wanted_for.saturating_sub(1);
+            bulk.reader = reader;
+        } else if bulk.wanted_for == 0 {
+            bulk.reader = None;
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 //!
 //! The crc covers the key and the value behind it, so a row that turns up under another revision is found too.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::fields::{Fields, PutFields};
 use crate::revision::Revision;
@@ -16,6 +16,8 @@ use crate::revision::Revision;
 const TOMBSTONE: u8 = 1;
 const HAS_PREVIOUS: u8 = 2;
 const CRC_BYTES: usize = 4;
+/// Rows that are decoded together share pieces of memory of so many bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// One change of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +53,29 @@ pub(crate) fn encode(revision: Revision, row: &Row, value: &mut Vec<u8>) {
 
 /// Reads what [`encode`] wrote; `None` if it is not that.
 pub(crate) fn decode(key: &[u8; Revision::ENCODED_BYTES], value: &[u8]) -> Option<Row> {
+    decode_by(key, value, Bytes::copy_from_slice)
+}
+
+/// As [`decode`]; many rows, one after the other, share the memory of `chunk`, which is kept until all are gone.
+pub(crate) fn decode_into(
+    chunk: &mut BytesMut,
+    key: &[u8; Revision::ENCODED_BYTES],
+    value: &[u8],
+) -> Option<Row> {
+    decode_by(key, value, |kv| {
+        if chunk.capacity() < kv.len() {
+            *chunk = BytesMut::with_capacity(CHUNK_BYTES.max(kv.len()));
+        }
+        chunk.extend_from_slice(kv);
+        chunk.split().freeze()
+    })
+}
+
+fn decode_by(
+    key: &[u8; Revision::ENCODED_BYTES],
+    value: &[u8],
+    copy: impl FnOnce(&[u8]) -> Bytes,
+) -> Option<Row> {
     let mut fields = Fields(value);
     if fields.u32()? != crc(key, fields.0) {
         return None;
@@ -67,7 +92,7 @@ pub(crate) fn decode(key: &[u8; Revision::ENCODED_BYTES], value: &[u8]) -> Optio
     Some(Row {
         tombstone: flags & TOMBSTONE != 0,
         previous,
-        kv: Bytes::copy_from_slice(fields.0),
+        kv: copy(fields.0),
     })
 }
 
