@@ -13,7 +13,7 @@ use kelson_storage::store::{ReadError, StoreReader};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,10 @@ const COMMAND_OVERHEAD_BYTES: usize = 18;
 
 /// Reads that may run beside the runtime at once; the others wait. Each one may hold a whole range in memory.
 const LONG_READS_MAX: usize = 4;
+
+/// Long lists that may hold a window of records at once, so that slow clients do not add up to much memory. The others
+/// read a piece at a time, at a higher cost.
+const WINDOWS_MAX: usize = 3;
 
 /// What clients may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +75,7 @@ pub struct ServiceContext {
     pub(super) quota_used_up: AtomicBool,
     lease_ids: Mutex<StdRng>,
     long_reads: Arc<Semaphore>,
+    windows: Arc<Semaphore>,
 }
 
 impl ServiceContext {
@@ -95,6 +100,7 @@ impl ServiceContext {
             quota_used_up: AtomicBool::new(false),
             lease_ids: Mutex::new(StdRng::seed_from_u64(seed)),
             long_reads: Arc::new(Semaphore::new(LONG_READS_MAX)),
+            windows: Arc::new(Semaphore::new(WINDOWS_MAX)),
         };
         (context, reported)
     }
@@ -197,6 +203,11 @@ impl ServiceContext {
             // The runtime is going down.
             Err(_) => Err(ClientError::Stopped),
         }
+    }
+
+    /// Leave to hold a window of a long list in memory, for as long as it is kept; none if too many do already.
+    pub(super) fn window(&self) -> Option<OwnedSemaphorePermit> {
+        self.windows.clone().try_acquire_owned().ok()
     }
 
     /// A positive id that no lease has here. etcd draws 63 bits, too.

@@ -1,5 +1,6 @@
 //! A long answer of Range, sent in pieces: one gRPC message whose length the index knows before any record is read. Nothing
-//! of it is held but the piece that is on its way, however long the list and however slow its client.
+//! of it is held but a window of records and the piece that is on its way, however long the list and however slow its
+//! client.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use kelson_storage::command::Range;
 use kelson_storage::store::{ReadError, ReadView};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::WINDOW_BYTES;
 use super::range_stream::{has_filters, is_in_key_order, key_after};
 use crate::services::ServiceContext;
 use crate::status::ClientError;
@@ -23,8 +26,8 @@ const PIECES_FROM_BYTES: u64 = 1024 * 1024;
 /// Records of a piece have at most so many bytes together; a longer one is a piece of its own.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// Keys read at once for a piece.
-const PIECE_KEYS: i64 = 1024;
+/// A limit up to this is answered at once.
+const SMALL_LIMIT: i64 = 1024;
 
 /// `kvs` of `RangeResponse`.
 const KVS_FIELD: u32 = 2;
@@ -41,7 +44,7 @@ pub struct LongReply {
 pub(super) fn is_long(view: &ReadView, range: &Range) -> bool {
     let is_of_view = range.revision <= 0 || range.revision.cast_unsigned() == view.revision();
     let is_plain = is_in_key_order(range) && !has_filters(range) && !range.keys_only && !range.count_only;
-    let limit_is_small = (1..=PIECE_KEYS).contains(&range.limit);
+    let limit_is_small = (1..=SMALL_LIMIT).contains(&range.limit);
     is_of_view && is_plain && !limit_is_small && view.record_bytes(range) > PIECES_FROM_BYTES
 }
 
@@ -52,7 +55,11 @@ struct Rest {
     view: ReadView,
     /// Its key moves on, and its limit counts down.
     range: Range,
-    /// Records still to be sent.
+    /// Records that have been read, and are still to be sent.
+    window: std::vec::IntoIter<Bytes>,
+    /// To hold as many of them.
+    leave: Option<OwnedSemaphorePermit>,
+    /// Records that are still to be read.
     keys: u64,
     /// What comes behind them.
     tail: Bytes,
@@ -103,6 +110,8 @@ pub(super) async fn answer(
         context: context.clone(),
         view,
         range,
+        window: Vec::new().into_iter(),
+        leave: None,
         keys: shape.keys,
         tail,
         ended: false,
@@ -131,57 +140,70 @@ async fn next_piece(mut rest: Rest) -> Option<(Result<Bytes, ClientError>, Rest)
     if rest.ended {
         return None;
     }
-    if rest.keys == 0 {
-        rest.ended = true;
-        return Some((Ok(rest.tail.clone()), rest));
+    if rest.window.as_slice().is_empty() && rest.keys > 0 {
+        rest.leave = rest.context.window();
+        let bytes = match rest.leave {
+            Some(_) => WINDOW_BYTES,
+            None => PIECE_BYTES,
+        };
+        let (view, range, keys) = (rest.view.clone(), rest.range.clone(), rest.keys);
+        let read = rest
+            .context
+            .long_read(move || read_window(&view, range, keys, bytes));
+        match read.await {
+            Ok(window) => {
+                rest.keys -= window.len() as u64;
+                rest.range.key = key_after(&window).unwrap_or(rest.range.key);
+                rest.window = window.into_iter();
+            }
+            Err(error) => {
+                rest.ended = true;
+                return Some((Err(error), rest));
+            }
+        }
     }
-    let (view, range, keys) = (rest.view.clone(), rest.range.clone(), rest.keys);
-    let read = rest
-        .context
-        .long_read(move || read_piece(&view, range, keys))
-        .await;
-    Some(match read {
-        Ok((piece, key, keys)) => {
-            rest.range.key = key;
-            rest.keys = keys;
-            (Ok(piece), rest)
-        }
-        Err(error) => {
-            rest.ended = true;
-            (Err(error), rest)
-        }
-    })
+    let piece = next_of(&mut rest.window);
+    if !piece.is_empty() {
+        return Some((Ok(piece), rest));
+    }
+    rest.ended = true;
+    Some((Ok(rest.tail.clone()), rest))
 }
 
-/// The next records, where to go on, and how many are left then.
-fn read_piece(view: &ReadView, mut range: Range, mut keys: u64) -> Result<(Bytes, Bytes, u64), ReadError> {
+/// The next records: as many as have at most `bytes_max` together, but at least one.
+fn read_window(
+    view: &ReadView,
+    mut range: Range,
+    keys: u64,
+    bytes_max: usize,
+) -> Result<Vec<Bytes>, ReadError> {
+    range.limit = keys_within(view, &range, keys, bytes_max).max(1);
+    let result = view.range(&range)?;
+    let found = result.kvs.len() as u64;
+    assert!(
+        found > 0 && found <= keys,
+        "the index has {keys} more keys, and {found} of them were found"
+    );
+    Ok(result.kvs)
+}
+
+/// The next of these records, as they are sent.
+fn next_of(window: &mut std::vec::IntoIter<Bytes>) -> Bytes {
     let mut piece = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 4);
-    while keys > 0 {
-        let fitting = keys_within(view, &range, keys, PIECE_BYTES.saturating_sub(piece.len()));
-        if fitting == 0 && !piece.is_empty() {
-            break;
-        }
-        range.limit = fitting.max(1);
-        let result = view.range(&range)?;
-        let found = result.kvs.len() as u64;
-        assert!(
-            found > 0 && found <= keys,
-            "the index has {keys} more keys, and {found} of them were found"
-        );
-        keys -= found;
-        for kv in &result.kvs {
-            encode_key(KVS_FIELD, WireType::LengthDelimited, &mut piece);
-            encode_varint(kv.len() as u64, &mut piece);
-            piece.put_slice(kv);
-        }
-        range.key = key_after(&result.kvs).unwrap_or(range.key);
+    while let Some(kv) = window.as_slice().first()
+        && (piece.is_empty() || piece.len() + kv.len() <= PIECE_BYTES)
+    {
+        encode_key(KVS_FIELD, WireType::LengthDelimited, &mut piece);
+        encode_varint(kv.len() as u64, &mut piece);
+        piece.put_slice(kv);
+        window.next();
     }
-    Ok((piece.freeze(), range.key, keys))
+    piece.freeze()
 }
 
 /// How many of the next keys can be read at once, so that their records have at most `bytes_max` together.
 fn keys_within(view: &ReadView, range: &Range, keys_left: u64, bytes_max: usize) -> i64 {
-    let keys_max = PIECE_KEYS.min(i64::try_from(keys_left).unwrap_or(i64::MAX));
+    let keys_max = i64::try_from(keys_left).unwrap_or(i64::MAX);
     let (mut keys, mut bytes) = (0, 0);
     view.for_each_size(range, |record| {
         bytes += record as usize;
@@ -245,6 +267,12 @@ mod tests {
     /// A piece once held 512 records, however long they were: half a gigabyte of a list of the largest values.
     #[test]
     fn a_piece_is_short_whatever_its_records_are() {
+        for window_bytes in [PIECE_BYTES, WINDOW_BYTES, 1] {
+            pieces_of_windows_are_short(window_bytes);
+        }
+    }
+
+    fn pieces_of_windows_are_short(window_bytes: usize) {
         let mut lengths = vec![40; 3_000];
         lengths.extend([1 << 20; 6]);
         lengths.extend([100_000; 20]);
@@ -261,11 +289,22 @@ mod tests {
         assert_eq!(shape.keys, lengths.len() as u64);
         let (mut keys, mut pieces) = (shape.keys, Vec::new());
         while keys > 0 {
-            let (piece, next, left) = read_piece(&view, range.clone(), keys).expect("the view is the newest");
-            pieces.push((piece, keys - left));
-            (range.key, keys) = (next, left);
+            let records =
+                read_window(&view, range.clone(), keys, window_bytes).expect("the view is the newest");
+            let bytes: usize = records.iter().map(Bytes::len).sum();
+            assert!(
+                bytes <= window_bytes || records.len() == 1,
+                "a window of {bytes} bytes"
+            );
+            keys -= records.len() as u64;
+            range.key = key_after(&records).expect("a record");
+            let mut records = records.into_iter();
+            while records.len() > 0 {
+                let before = records.len();
+                pieces.push((next_of(&mut records), before - records.len()));
+            }
         }
-        let framing = 16 * PIECE_KEYS as usize;
+        let framing = 16;
         for (piece, records) in &pieces {
             assert!(
                 piece.len() < PIECE_BYTES + framing || *records == 1,
@@ -283,7 +322,7 @@ mod tests {
         assert_eq!(found, lengths);
         let all: usize = lengths.iter().sum();
         assert!(
-            pieces.len() < 2 * (6 + all / PIECE_BYTES),
+            window_bytes < PIECE_BYTES || pieces.len() < 2 * (6 + all / PIECE_BYTES),
             "pieces are filled: {}",
             pieces.len()
         );

@@ -13,6 +13,7 @@ use kelson_proto::etcdserverpb as pb;
 use kelson_storage::applied::RangeResult;
 use kelson_storage::command::{Range, SortOrder, SortTarget};
 use kelson_storage::store::ReadView;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::convert;
 use crate::services::ServiceContext;
@@ -26,6 +27,9 @@ const CHUNK_KEYS_MAX: i64 = 8192;
 
 /// Chunks of more keys are read beside the runtime: each key can cost a page of the database.
 const INLINE_KEYS_MAX: i64 = 100;
+
+/// Chunks that are read at once when there are many: records of about [`WINDOW_BYTES`].
+const WINDOW_CHUNKS: i64 = 4;
 
 /// Whether the answer is in key order, ascending.
 pub(super) fn is_in_key_order(range: &Range) -> bool {
@@ -68,6 +72,9 @@ pub async fn range_stream(
         context,
         count: None,
         chunk_keys: FIRST_CHUNK_KEYS,
+        window: Vec::new().into_iter(),
+        more_behind: false,
+        leave: None,
         ended: false,
     };
     Ok(futures::stream::unfold(chunks, |mut chunks| async move {
@@ -100,6 +107,12 @@ struct Chunks {
     /// Keys in the whole range; none before the first chunk.
     count: Option<u64>,
     chunk_keys: i64,
+    /// Records that have been read, and are still to be sent.
+    window: std::vec::IntoIter<Bytes>,
+    /// Whether there are more behind them.
+    more_behind: bool,
+    /// To hold as many of them.
+    leave: Option<OwnedSemaphorePermit>,
     ended: bool,
 }
 
@@ -130,7 +143,7 @@ impl Chunks {
         })
     }
 
-    async fn read_chunk(&self) -> Result<RangeResult, ClientError> {
+    async fn read_chunk(&mut self) -> Result<RangeResult, ClientError> {
         let pinned = if self.range.revision > 0 {
             self.range.revision.cast_unsigned()
         } else {
@@ -144,11 +157,42 @@ impl Chunks {
         {
             return Err(ClientError::Compacted);
         }
-        let limit = if self.left > 0 {
-            self.left.min(self.chunk_keys)
-        } else {
-            self.chunk_keys
-        };
+        if self.window.as_slice().is_empty() {
+            let read = self.read_window().await?;
+            if read.kvs.len() <= usize::try_from(self.chunk_keys).unwrap_or(usize::MAX) {
+                self.leave = None;
+                return Ok(read);
+            }
+            self.count.get_or_insert(read.count);
+            self.window = read.kvs.into_iter();
+            self.more_behind = read.more;
+        }
+        let chunk = self
+            .window
+            .by_ref()
+            .take(usize::try_from(self.chunk_keys).unwrap_or(usize::MAX));
+        let kvs: Vec<_> = chunk.collect();
+        let is_last = self.window.as_slice().is_empty();
+        if is_last {
+            self.leave = None;
+        }
+        Ok(RangeResult {
+            kvs,
+            count: self.count.unwrap_or_default(),
+            more: !is_last || self.more_behind,
+        })
+    }
+
+    /// Reads the next chunk, or many if they are large.
+    async fn read_window(&mut self) -> Result<RangeResult, ClientError> {
+        let mut keys = self.chunk_keys;
+        if keys > INLINE_KEYS_MAX {
+            self.leave = self.context.window();
+        }
+        if self.leave.is_some() {
+            keys *= WINDOW_CHUNKS;
+        }
+        let limit = if self.left > 0 { self.left.min(keys) } else { keys };
         let chunk = Range {
             limit,
             ..self.range.clone()
