@@ -21,6 +21,9 @@ use super::stream::StreamId;
 /// About how many bytes of history are read at once: the runtime is not kept from other work for longer.
 pub(crate) const BITE_BYTES: usize = 64 * 1024;
 
+/// The same while there are events for those who are level: they wait for no more than this.
+pub(crate) const BITE_BYTES_BESIDE_EVENTS: usize = 16 * 1024;
+
 /// Most distinct revisions in one response. Source: etcd `watchBatchMaxRevs`.
 pub(crate) const RESPONSE_REVISIONS_MAX: usize = 1000;
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, error};
 
 use super::WatchCounts;
-use super::catch_up::BITE_BYTES;
+use super::catch_up::{BITE_BYTES, BITE_BYTES_BESIDE_EVENTS};
 use super::encode::Past;
 use super::hub::{Hub, Identity, Present};
 use super::stream::{Message, StreamId};
@@ -27,6 +27,10 @@ const SLICE_EVENTS: usize = 1024;
 
 /// Requests handled before other tasks get the runtime.
 const SLICE_MESSAGES: usize = 256;
+
+/// How many times as long as reading a bite of history took no further one is read while there are events for those who
+/// are level. The more, the less a watcher that catches up slows the others down, and the later it does.
+const REST_BESIDE_EVENTS: u32 = 3;
 
 /// Where the hub's events come from.
 pub(crate) trait Source: Past {
@@ -114,9 +118,11 @@ pub(crate) struct HubTask<S> {
     source: S,
     applied: watch::Receiver<u64>,
     inbox: mpsc::UnboundedReceiver<Message>,
-    /// When the next bite of history may be read: those who are behind get half of the task's time at most, so that those
-    /// who are level wait for no more than the bite under way.
+    /// When the next bite of history may be read: those who are behind get half of the task's time at most, and a quarter
+    /// while there are events, so that those who are level wait for no more than the bite under way.
     next_bite: Instant,
+    /// Whether there were events since the last bite.
+    had_events: bool,
     /// Whether a bite may be waiting for that.
     bite_put_off: bool,
     /// Read from the ring and not handled yet; at most as much as the ring holds.
@@ -144,6 +150,7 @@ impl<S: Source> HubTask<S> {
             applied,
             inbox,
             next_bite: Instant::now(),
+            had_events: false,
             bite_put_off: false,
             pending: VecDeque::new(),
             progress_interval,
@@ -219,6 +226,7 @@ impl<S: Source> HubTask<S> {
                 break;
             };
             events += batch.events.len().max(1);
+            self.had_events = true;
             self.hub.applied(&batch, present, &self.source)?;
         }
         Ok(())
@@ -258,15 +266,19 @@ impl<S: Source> HubTask<S> {
         let Some(from) = self.hub.wants_history() else {
             return Ok(false);
         };
-        let more = self.read_bite(from);
+        let (bytes, rest) = match std::mem::take(&mut self.had_events) {
+            true => (BITE_BYTES_BESIDE_EVENTS, REST_BESIDE_EVENTS),
+            false => (BITE_BYTES, 1),
+        };
+        let more = self.read_bite(from, bytes);
         let ended = Instant::now();
-        self.next_bite = ended + (ended - began);
+        self.next_bite = ended + (ended - began) * rest;
         more
     }
 
-    fn read_bite(&mut self, from: u64) -> Result<bool, Fault> {
+    fn read_bite(&mut self, from: u64, bytes: usize) -> Result<bool, Fault> {
         let present = self.source.present();
-        match self.source.history(from, BITE_BYTES) {
+        match self.source.history(from, bytes) {
             Ok(bite) => self.hub.history(from, &bite, present, &self.source),
             Err(ReadError::Rejected(Rejected::Compacted)) => {
                 self.hub.history_compacted(self.source.compacted(), present);
