@@ -57,12 +57,13 @@ impl Default for CacheBudget {
     }
 }
 
-/// Rows that one bite of a compaction deletes. Source: etcd `--compaction-batch-limit`.
-pub const COMPACTION_ROWS_PER_BITE: usize = 1000;
+/// Rows that one bite of a compaction deletes. Half of etcd's `--compaction-batch-limit`, so that a bite takes a core for less
+/// time than a put takes.
+pub const COMPACTION_ROWS_PER_BITE: usize = 500;
 
-/// Bites of a compaction that are put off for a long read that still needs what they would delete. Bites come every 5 ms,
+/// Bites of a compaction that are put off for a long read that still needs what they would delete. Bites come every 4 ms,
 /// so this is a minute; a read that takes longer is told that its revision has been compacted.
-pub const COMPACTION_DEFERRALS_MAX: u32 = 12_000;
+pub const COMPACTION_DEFERRALS_MAX: u32 = 15_000;
 
 /// Bytes of one frame of a snapshot image.
 pub const SNAPSHOT_FRAME_BYTES: usize = 1024 * 1024;
