@@ -36,7 +36,7 @@ const VICTIMS_MAX: usize = 256 * 1024;
 const VICTIMS_PER_DEAD_KEY: usize = 8;
 
 /// Bytes of rows that one bite of a check reads.
-const CHECK_BYTES_PER_BITE: usize = 512 * 1024;
+const CHECK_BYTES_PER_BITE: usize = 128 * 1024;
 
 /// The storage thread's half: takes what apply left and writes it to the database. One thread owns it.
 pub struct Checkpointer {

@@ -18,9 +18,9 @@ use crate::tables::fields::PutFields;
 use crate::tables::{install, temporary_beside};
 
 /// Bytes of a bite. They are sent to the device at once, so that the sync at the end of a large file does not make the log's
-/// syncs wait.
+/// syncs wait; and more would take a core for longer than a put takes.
 /// In tests, a frame or two.
-const BITE_BYTES: u64 = if cfg!(test) { 64 } else { 1024 * 1024 };
+const BITE_BYTES: u64 = if cfg!(test) { 64 } else { 128 * 1024 };
 
 /// Links that are copied while the state is locked.
 const LINKS_PER_LOCK: u64 = if cfg!(test) { 2 } else { 1024 };
