@@ -28,7 +28,7 @@ const CHUNK_KEYS_MAX: i64 = 8192;
 /// Chunks of more keys are read beside the runtime: each key can cost a page of the database.
 const INLINE_KEYS_MAX: i64 = 100;
 
-/// Chunks that are read at once when there are many: records of about [`WINDOW_BYTES`].
+/// Chunks that are read at once when there are many: records of about [`super::WINDOW_BYTES`].
 const WINDOW_CHUNKS: i64 = 4;
 
 /// Whether the answer is in key order, ascending.
