@@ -40,7 +40,7 @@ impl Difference {
 
 /// Whether the server under test is Kelson: with `KELSON_API_ENDPOINTS` what `KELSON_API_TARGET` says
 /// (default `kelson`), otherwise what the binary's `--version` says.
-fn is_kelson() -> bool {
+pub(crate) fn is_kelson() -> bool {
     static KELSON: OnceLock<bool> = OnceLock::new();
     *KELSON.get_or_init(|| {
         if std::env::var_os("KELSON_API_ENDPOINTS").is_some() {

@@ -202,7 +202,7 @@ fn next_of(window: &mut std::vec::IntoIter<Bytes>) -> Bytes {
 }
 
 /// How many of the next keys can be read at once, so that their records have at most `bytes_max` together.
-fn keys_within(view: &ReadView, range: &Range, keys_left: u64, bytes_max: usize) -> i64 {
+pub(super) fn keys_within(view: &ReadView, range: &Range, keys_left: u64, bytes_max: usize) -> i64 {
     let keys_max = i64::try_from(keys_left).unwrap_or(i64::MAX);
     let (mut keys, mut bytes) = (0, 0);
     view.for_each_size(range, |record| {

@@ -15,6 +15,8 @@ use kelson_storage::command::{Range, SortOrder, SortTarget};
 use kelson_storage::store::ReadView;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::WINDOW_BYTES;
+use super::long_range::keys_within;
 use crate::convert;
 use crate::services::ServiceContext;
 use crate::status::ClientError;
@@ -28,7 +30,7 @@ const CHUNK_KEYS_MAX: i64 = 8192;
 /// Chunks of more keys are read beside the runtime: each key can cost a page of the database.
 const INLINE_KEYS_MAX: i64 = 100;
 
-/// Chunks that are read at once when there are many: records of about [`super::WINDOW_BYTES`].
+/// Chunks that are read at once when there are many: records of about [`WINDOW_BYTES`].
 const WINDOW_CHUNKS: i64 = 4;
 
 /// Whether the answer is in key order, ascending.
@@ -159,19 +161,11 @@ impl Chunks {
         }
         if self.window.as_slice().is_empty() {
             let read = self.read_window().await?;
-            if read.kvs.len() <= usize::try_from(self.chunk_keys).unwrap_or(usize::MAX) {
-                self.leave = None;
-                return Ok(read);
-            }
             self.count.get_or_insert(read.count);
-            self.window = read.kvs.into_iter();
             self.more_behind = read.more;
+            self.window = read.kvs.into_iter();
         }
-        let chunk = self
-            .window
-            .by_ref()
-            .take(usize::try_from(self.chunk_keys).unwrap_or(usize::MAX));
-        let kvs: Vec<_> = chunk.collect();
+        let kvs = self.next_of_window();
         let is_last = self.window.as_slice().is_empty();
         if is_last {
             self.leave = None;
@@ -183,21 +177,45 @@ impl Chunks {
         })
     }
 
+    /// Records for a chunk: at least one, if there is one.
+    fn next_of_window(&mut self) -> Vec<Bytes> {
+        let keys_max = usize::try_from(self.chunk_keys).unwrap_or(usize::MAX);
+        let bytes_max = self.chunk_bytes_max();
+        let (mut kvs, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = self.window.as_slice().first()
+            && (kvs.is_empty() || (kvs.len() < keys_max && bytes + next.len() <= bytes_max))
+        {
+            bytes += next.len();
+            kvs.extend(self.window.next());
+        }
+        kvs
+    }
+
+    /// Records of a chunk have at most so many bytes together; a longer one is a chunk of its own.
+    fn chunk_bytes_max(&self) -> usize {
+        self.context.limits.max_request_bytes.saturating_mul(2)
+    }
+
     /// Reads the next chunk, or many if they are large.
     async fn read_window(&mut self) -> Result<RangeResult, ClientError> {
-        let mut keys = self.chunk_keys;
+        let (mut keys, mut bytes) = (self.chunk_keys, self.chunk_bytes_max());
         if keys > INLINE_KEYS_MAX {
             self.leave = self.context.window();
         }
         if self.leave.is_some() {
-            keys *= WINDOW_CHUNKS;
+            (keys, bytes) = (keys * WINDOW_CHUNKS, WINDOW_BYTES.max(bytes));
         }
-        let limit = if self.left > 0 { self.left.min(keys) } else { keys };
-        let chunk = Range {
-            limit,
-            ..self.range.clone()
-        };
-        if limit <= INLINE_KEYS_MAX && !self.range.count_only {
+        if self.left > 0 {
+            keys = self.left.min(keys);
+        }
+        let mut chunk = self.range.clone();
+        chunk.limit = keys;
+        // How long the records of an older revision were is not known.
+        let is_known = chunk.revision <= 0 || chunk.revision.cast_unsigned() == self.view.revision();
+        if is_known && !chunk.keys_only && !chunk.count_only {
+            chunk.limit = keys_within(&self.view, &chunk, keys.unsigned_abs(), bytes).max(1);
+        }
+        if keys <= INLINE_KEYS_MAX && !self.range.count_only {
             let read = self.view.range(&chunk);
             return read.map_err(|error| self.context.read_failed(error));
         }
