@@ -28,7 +28,8 @@ use crate::status::ClientError;
 const INLINE_KEYS_MAX: u64 = 1000;
 
 /// Records of a long list that are looked up at once have so many bytes together. The more, the more of them share a page
-/// of the database: of a million records of 300 B, each takes 0.95 of a page with 2 MiB, 0.85 with 8. With 8 a member grew by up to 48 MiB.
+/// of the database: of a million records of 300 B, each takes 0.95 of a page with 2 MiB, 0.85 with 8. With 8 a member grew by
+/// up to 48 MiB, with 4 by 15.
 const WINDOW_BYTES: usize = 4 * 1024 * 1024;
 
 /// How often a physical compaction looks whether its rows are gone. Nothing waits for this but its caller.
