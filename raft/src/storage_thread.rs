@@ -22,8 +22,8 @@ use crate::meters::Meters;
 /// Pause between two steps while there is something to write. Longer: bigger transactions, more memory in the overlay.
 const STEP_PAUSE: Duration = Duration::from_millis(20);
 
-/// Pause between two bites of a compaction: of two million rows that go and a million that stay, three quarters of a minute.
-/// Longer: space comes back later. Shorter: less time for the other work.
+/// Pause between two bites of a compaction: of two million rows that go and a million that stay, three quarters of a minute
+/// by arithmetic. Longer: space comes back later. Shorter: less time for the other work.
 const BITE_PAUSE: Duration = Duration::from_millis(4);
 
 /// Longest time between durable checkpoints while there is something to write. Longer: less disk work, more log to

@@ -37,7 +37,7 @@ const MAGIC: [u8; 8] = *b"KELSONDB";
 /// Version of the layout above; a file of another one is refused.
 const FORMAT_VERSION: u32 = 2;
 /// Bytes of a block: redb's page size.
-pub(super) const BLOCK_BYTES: usize = 4096;
+const BLOCK_BYTES: usize = 4096;
 /// Bytes of redb's header.
 pub(super) const HEADER_BYTES: usize = 320;
 const CRC_BYTES: usize = 4;
@@ -245,19 +245,8 @@ impl BlockFile {
     }
 
     fn read_blocks(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
-        for (number, run) in runs(first, out.len()) {
-            let content = &mut out[run];
-            let group = self.group(number)?;
-            self.file
-                .read_exact_at(content, block_offset(number))
-                .map_err(|error| self.failed("read", error))?;
-            for (number, block) in (number..).zip(content.chunks_exact(BLOCK_BYTES)) {
-                if group.get(place_in_group(number)) != block_crc(number, block) {
-                    return Err(self.damaged(block_offset(number), "block checksum mismatch"));
-                }
-            }
-        }
-        Ok(())
+        let all = first..first + (out.len() / BLOCK_BYTES) as u64;
+        self.read_run(first, std::slice::from_ref(&all), out)
     }
 
     /// redb's header, whose commit slots only redb can check.

@@ -141,6 +141,8 @@ async fn next_piece(mut rest: Rest) -> Option<(Result<Bytes, ClientError>, Rest)
         return None;
     }
     if rest.window.as_slice().is_empty() && rest.keys > 0 {
+        // Given back first, or this list would stand in its own way.
+        rest.leave = None;
         rest.leave = rest.context.window();
         let bytes = match rest.leave {
             Some(_) => WINDOW_BYTES,
