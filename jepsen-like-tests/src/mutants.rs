@@ -268,6 +268,12 @@ pub const MUTANTS: &[Mutant] = &[
         tests("kelson_storage", "store::index_file"),
         60,
     ),
+    by(
+        "M46",
+        "what was written after the durable commit is given back as free space",
+        tests("kelson_storage", "tables::"),
+        60,
+    ),
 ];
 
 #[cfg(test)]

@@ -166,6 +166,8 @@ struct Writer {
     last_durable: Instant,
     unsynced_bytes: u64,
     unsynced: bool,
+    /// Durable steps will give back more of the database's space.
+    space_pending: bool,
     /// A compaction has more to delete, an index file more to write, or a check more to read.
     pending: bool,
     index_file: IndexFiles,
@@ -216,6 +218,7 @@ impl Writer {
             last_durable: Instant::now(),
             unsynced_bytes: 0,
             unsynced: false,
+            space_pending: false,
             pending: true,
             index_file: IndexFiles {
                 policy: index_files,
@@ -236,7 +239,7 @@ impl Writer {
         } else if inbox.dirty {
             // Gather what apply does in the next moments into one transaction.
             Some(Next::Wait(Some(STEP_PAUSE)))
-        } else if self.unsynced {
+        } else if self.unsynced || self.space_pending {
             Some(Next::Wait(Some(DURABLE_EVERY)))
         } else if self.index_file.is_owed() {
             Some(Next::Wait(Some(INDEX_FILE_POLL)))
@@ -276,6 +279,7 @@ impl Writer {
         self.meters.backend_commit.observe(began.elapsed());
         self.unsynced_bytes = step.unsynced_bytes;
         self.unsynced = !durable;
+        self.space_pending = step.space_pending;
         self.pending = step.compaction_pending || step.index_file_pending || step.check_pending;
         self.index_file.age = step.index_file;
         if self.index_file.under_way && !step.index_file_pending {

@@ -43,6 +43,11 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug + 'static {
     fn write_back(&self) -> io::Result<()> {
         Ok(())
     }
+    /// Gives the file system back what these bytes take; they read as zeros from then on, or as before after a crash without a
+    /// sync. `Unsupported` where that cannot be done.
+    fn make_hole(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Takes an exclusive lock without waiting; `WouldBlock` when another process has it. Held until the file closes.
     fn try_lock(&self) -> io::Result<()>;
 }

@@ -46,6 +46,10 @@ pub const MARKS: &[(&str, &str)] = &[
     ),
     ("damage_refused", "bytes on disk were not as written"),
     (
+        "free_space_given_back",
+        "blocks that the engine had no use for became holes in its file",
+    ),
+    (
         "index_file_given_up",
         "an index file could not be written and was done without",
     ),

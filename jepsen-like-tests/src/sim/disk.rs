@@ -213,6 +213,11 @@ impl DiskFile for MemberFile {
         self.file.set_length(length)
     }
 
+    fn make_hole(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.disk.change("make hole", &[self.path, offset, bytes])?;
+        self.file.make_hole(offset, bytes)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.disk.change("sync", &[self.path])?;
         self.file.sync()

@@ -35,6 +35,10 @@ const VICTIMS_MAX: usize = 256 * 1024;
 /// A key whose tombstone goes takes as much memory as so many rows to delete.
 const VICTIMS_PER_DEAD_KEY: usize = 8;
 
+/// Durable steps after the last bite of a compaction by which redb has freed the pages of what went: it keeps them for the
+/// commit before, and for reads that began earlier.
+const FREED_AFTER: u8 = 3;
+
 /// Bytes of rows that one bite of a check reads.
 const CHECK_BYTES_PER_BITE: usize = 128 * 1024;
 
@@ -48,6 +52,8 @@ pub struct Checkpointer {
     /// Whether the database holds anything that is not durable.
     unsynced: bool,
     unsynced_bytes: u64,
+    /// Durable steps to come for the sake of space that can be given back.
+    space_steps: u8,
     /// The newest compaction that has nothing left to delete.
     finished: Option<u64>,
     compaction: Option<Compaction>,
@@ -97,6 +103,8 @@ pub struct CheckpointStep {
     pub index_file_pending: bool,
     /// Whether there are more rows to check.
     pub check_pending: bool,
+    /// Whether durable steps will give back more space, even with nothing new to write. They need not be soon.
+    pub space_pending: bool,
     /// How much a start would have to do beside reading the index file.
     pub index_file: IndexFileAge,
 }
@@ -145,6 +153,7 @@ impl Checkpointer {
             written: None,
             unsynced: false,
             unsynced_bytes: 0,
+            space_steps: 0,
             finished,
             compaction: None,
             log_end: 0,
@@ -198,10 +207,11 @@ impl Checkpointer {
         let applied = captured.batch.meta.applied;
         let stands = Some((applied, self.finished));
         let is_new = stands != self.written || !bite.deletes.is_empty();
-        if is_new || (durable && self.unsynced) {
+        if is_new || (durable && (self.unsynced || self.space_steps > 0)) {
             self.commit(&captured, durable)?;
             self.written = stands;
             self.unsynced = !durable;
+            self.give_back_space(&captured, durable)?;
             let rows = captured.batch.rows.iter();
             self.unsynced_bytes += rows.map(|(_, row)| row.kv.len() as u64).sum::<u64>();
         }
@@ -223,6 +233,7 @@ impl Checkpointer {
             compaction_pending,
             index_file_pending: self.index_file.is_some(),
             check_pending: self.unchecked.is_some(),
+            space_pending: self.space_steps > 0,
             index_file: self.index_file_age(captured.tables.contents().rows),
         })
     }
@@ -251,6 +262,18 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Gives back space that the commit just made shows to be free.
+    fn give_back_space(&mut self, captured: &Captured, durable: bool) -> Result<(), Fault> {
+        if !captured.batch.deletes.is_empty() {
+            self.space_steps = FREED_AFTER;
+        }
+        if durable {
+            let has_more = captured.tables.give_back_space()?;
+            self.space_steps = self.space_steps.saturating_sub(1).max(has_more.into());
+        }
+        Ok(())
+    }
+
     /// Takes what the database lacks. Waits for the end of the entry that is being applied.
     fn capture(&mut self, durable: bool) -> Captured {
         let entry = self.shared.entry.lock();
@@ -262,6 +285,7 @@ impl Checkpointer {
             self.written = None;
             self.unsynced = false;
             self.unsynced_bytes = 0;
+            self.space_steps = 0;
             self.index_file = None;
             self.unchecked = None;
         }

@@ -320,6 +320,51 @@ fn compaction_waits_for_a_long_read_and_not_for_ever() {
     }
 }
 
+/// Bytes that the database takes of the file system.
+fn bytes_taken(fixture: &Fixture) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let file = fixture.store.reader().tables().path().to_owned();
+    std::fs::metadata(file).unwrap().blocks() * 512
+}
+
+/// etcd gives nothing back before somebody defragments, which stops the member.
+#[test]
+fn the_space_of_what_compaction_forgets_comes_back_by_itself() {
+    let value: &'static str = Box::leak("x".repeat(20_000).into_boxed_str());
+    let mut fixture = Fixture::new();
+    for _ in 0..1_000 {
+        fixture.run(put("a", value)).unwrap();
+        fixture.checkpointer.step(false).unwrap();
+    }
+    let step = fixture.checkpointer.step(true).unwrap();
+    assert!(!step.space_pending, "nothing has been deleted");
+    assert!(bytes_taken(&fixture) > 20_000_000);
+    fixture.run(Command::Compact { revision: 1_001 }).unwrap();
+    // Nothing is written from here on.
+    let mut steps = 0;
+    loop {
+        let step = fixture.checkpointer.step(true).unwrap();
+        if !step.compaction_pending && !step.space_pending {
+            break;
+        }
+        steps += 1;
+        assert!(steps < 1_000, "it never ends");
+    }
+    assert_eq!(fixture.store.reader().tables().contents().rows, 1);
+    assert!(
+        bytes_taken(&fixture) < 2_000_000,
+        "{} bytes",
+        bytes_taken(&fixture)
+    );
+    let mut fixture = fixture.reopen();
+    assert_eq!(fixture.store.reader().tables().contents().rows, 1);
+    for _ in 0..100 {
+        fixture.run(put("a", value)).unwrap();
+        fixture.checkpointer.step(true).unwrap();
+    }
+    assert_eq!(fixture.reopen().store.reader().tables().contents().rows, 101);
+}
+
 #[test]
 fn compaction_deletes_what_it_forgets_and_forgets_dead_keys() {
     let mut fixture = Fixture::new();

@@ -29,9 +29,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use redb::StorageBackend;
 
+use super::block_set::BlockSet;
 use super::checksums::{self, Checksums, GROUP_BLOCKS, Group};
 use crate::disk::DiskFile;
 use crate::error::Fault;
+use crate::mutant;
 
 const MAGIC: [u8; 8] = *b"KELSONDB";
 /// Version of the layout above; a file of another one is refused.
@@ -64,7 +66,18 @@ pub(super) struct BlockFile {
     /// Bytes the engine may address: whole blocks, the header's included. 0 until the engine has initialised itself.
     length: AtomicU64,
     checksums: Checksums,
+    /// None if the file system cannot make holes.
+    space: Mutex<Option<Space>>,
     failure: Mutex<Option<Failure>>,
+}
+
+/// Which blocks can become holes.
+#[derive(Debug, Default)]
+struct Space {
+    /// Those that are holes, as far as this knows.
+    holes: BlockSet,
+    /// Those written since the last sync.
+    unsynced: BlockSet,
 }
 
 /// The first failure of a file; [`Fault`] holds an `io::Error`, which cannot be cloned.
@@ -163,6 +176,7 @@ impl BlockFile {
             path: path.to_owned(),
             length: AtomicU64::new(length),
             checksums: Checksums::default(),
+            space: Mutex::new(Some(Space::default())),
             failure: Mutex::new(None),
         }
     }
@@ -319,12 +333,65 @@ impl BlockFile {
         Ok(())
     }
 
+    /// Whether the file system takes blocks back.
+    pub(super) fn makes_holes(&self) -> bool {
+        self.space.lock().is_some()
+    }
+
+    /// Takes those out of `blocks` that are holes or have been written since the last sync.
+    pub(super) fn keep_idle(&self, blocks: &mut BlockSet) {
+        if let Some(space) = &*self.space.lock() {
+            blocks.remove_all(&space.holes);
+            // M46: what was written after the durable commit is taken for free.
+            if !mutant!("M46") {
+                blocks.remove_all(&space.unsynced);
+            }
+        }
+    }
+
+    /// Gives these blocks back to the file system until they are written again. Nothing may refer to them. False if the
+    /// file system cannot do it, now or at all.
+    pub(super) fn make_hole(&self, blocks: Range<u64>) -> Result<bool, Fault> {
+        self.check().map_err(|error| self.fault(error))?;
+        let bytes = (blocks.end - blocks.start) as usize * BLOCK_BYTES;
+        for (number, run) in runs(blocks.start, bytes) {
+            let made = self.file.make_hole(block_offset(number), run.len() as u64);
+            match made.map_err(|error| (error.kind(), error)) {
+                Ok(()) => {}
+                // What the space that comes back takes to be noted, for example.
+                Err((
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::Interrupted,
+                    _,
+                )) => {
+                    return Ok(false);
+                }
+                Err((io::ErrorKind::Unsupported, _)) => {
+                    *self.space.lock() = None;
+                    return Ok(false);
+                }
+                Err((_, error)) => {
+                    let error = self.failed("make a hole in", error);
+                    return Err(self.fault(error));
+                }
+            }
+        }
+        if let Some(space) = &mut *self.space.lock() {
+            space.holes.insert(blocks);
+        }
+        Ok(true)
+    }
+
     fn fault(&self, error: io::Error) -> Fault {
         let first = self.failure();
         first.unwrap_or_else(|| Fault::io("read", &self.path, error))
     }
 
     fn write_blocks(&self, first: u64, data: &[u8]) -> io::Result<()> {
+        if let Some(space) = &mut *self.space.lock() {
+            let blocks = first..first + (data.len() / BLOCK_BYTES) as u64;
+            space.holes.remove(blocks.clone());
+            space.unsynced.insert(blocks);
+        }
         for (number, run) in runs(first, data.len()) {
             let content = &data[run];
             let group = self.group(number)?;
@@ -368,7 +435,11 @@ impl BlockFile {
                 .write_all_at(&page, group_offset(group))
                 .map_err(|error| self.failed("write", error))?;
         }
-        self.file.sync().map_err(|error| self.failed("sync", error))
+        self.file.sync().map_err(|error| self.failed("sync", error))?;
+        if let Some(space) = &mut *self.space.lock() {
+            space.unsynced = BlockSet::default();
+        }
+        Ok(())
     }
 
     /// Whether `offset..offset + length` is whole blocks behind the header and inside the file.
@@ -539,6 +610,34 @@ mod tests {
         assert_eq!(of(last, 3), [(last, 0..page), (last + 1, page..3 * page)]);
         assert_eq!(of(1, 2 * GROUP_BLOCKS).len(), 2);
         assert_eq!(of(1, 0), []);
+    }
+
+    /// redb frees pages once more when a commit is durable, and writes that down in pages that are free in that commit.
+    #[test]
+    fn what_was_written_after_the_sync_is_not_idle_and_neither_are_holes() {
+        let disk = FaultyDisk::new();
+        let path = Path::new("/d/db");
+        disk.create_directory(Path::new("/d")).unwrap();
+        let file = BlockFile::create(disk.open(path, true).unwrap(), path).unwrap();
+        file.resize(100 * BLOCK_BYTES as u64).unwrap();
+        let idle = || {
+            let mut blocks = BlockSet::default();
+            blocks.insert(10..20);
+            file.keep_idle(&mut blocks);
+            blocks.runs().collect::<Vec<_>>()
+        };
+        let write = |first| file.write_blocks(first, &[7; 2 * BLOCK_BYTES]).unwrap();
+        write(11);
+        assert_eq!(idle(), [10..11, 13..20]);
+        file.sync().unwrap();
+        write(18);
+        assert_eq!(idle(), [10..18]);
+        assert!(file.make_hole(12..15).unwrap());
+        assert_eq!(idle(), [10..12, 15..18]);
+        // Filled again.
+        write(13);
+        file.sync().unwrap();
+        assert_eq!(idle(), [10..12, 13..20]);
     }
 
     #[test]

@@ -4,19 +4,6 @@
 //! cache pays for with another. Here the tree is walked once for all of them, in history order, and leaves that lie close
 //! together in the file come by one call, into memory that is used again.
 //!
-//! It reads what redb writes: file format 3, as its design.md tells it. Integers are little-endian.
-//!
-//! ```text
-//! header  byte 9: bit 0, the slot that counts | 16: header pages of a region u32 | 20: other pages of a region u32 |
-//!         64: slots of 128 bytes
-//! slot    format u8 | has a root u8 | - 6 bytes | root
-//! root    page u64 | checksum 16 bytes | entries u64: of the table of tables
-//! page    bits 0..20: number in its region, in pages of its size | 20..40: region | 59..64: log2 of the blocks that it has
-//! leaf    1 u8 | - u8 | entries u16 | ends of keys u32, unless all keys have one size | ends of values u32 | keys | values
-//! branch  2 u8 | - u8 | keys u16 | - u32 | checksums of children, 16 bytes | pages of children u64 | keys
-//! table   kind u8 | rows u64 | has a root u8 | root, its value in the table of tables
-//! ```
-//!
 //! What is not as expected is not found here, and left to the engine, which is asked for whatever is not found. Nothing
 //! can be taken for what it is not: blocks are checked as on every other read, and a row's checksum covers its revision.
 
@@ -26,48 +13,20 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use redb::TableHandle;
 
-use super::block_file::{BlockFile, HEADER_BYTES};
+use super::block_file::BlockFile;
 use super::engine::REVISIONS;
-use super::fields::Fields;
+use super::engine_format::{
+    BRANCH, BRANCH_HEAD_BYTES, CHECKSUM_BYTES, Commit, LEAF, LEAF_HEAD_BYTES, PAGE_NUMBER_BYTES, PageNumber,
+    Regions, entries_of, root_of_table, u32_at, u64_at,
+};
 use super::frozen::Frozen;
 use super::row::{self, Row};
 use crate::error::Fault;
 use crate::revision::Revision;
 
-const FORMAT: u8 = 3;
-const LEAF: u8 = 1;
-const BRANCH: u8 = 2;
-/// Bytes in front of the entries of a leaf.
-const LEAF_HEAD_BYTES: usize = 4;
-/// Bytes in front of the children of a branch.
-const BRANCH_HEAD_BYTES: usize = 8;
-const CHECKSUM_BYTES: usize = 16;
-const PAGE_NUMBER_BYTES: usize = 8;
 const KEY_BYTES: usize = Revision::ENCODED_BYTES;
 /// No tree of a file that fits a disk is as high.
 const LEVELS_MAX: u32 = 16;
-
-/// A page number as redb writes it.
-type PageNumber = u64;
-
-/// How redb divides the file into regions, in blocks.
-#[derive(Clone, Copy, Debug)]
-struct Regions {
-    header_blocks: u64,
-    page_blocks: u64,
-}
-
-impl Regions {
-    /// Where a page is.
-    fn blocks(&self, page: PageNumber) -> Range<u64> {
-        let order = page >> 59;
-        let number = page & (0xf_ffff >> order);
-        let region = (page >> 20) & 0xf_ffff;
-        let first =
-            1 + region * (self.header_blocks + self.page_blocks) + self.header_blocks + (number << order);
-        first..first + (1 << order)
-    }
-}
 
 /// The table of revisions as one durable commit left it.
 pub(crate) struct BulkReader {
@@ -84,19 +43,16 @@ impl BulkReader {
     /// Of the newest commit, which is durable and is what `tables` shows. None if the table is empty, or not as
     /// expected.
     pub(super) fn of(tables: Arc<Frozen>, file: &Arc<BlockFile>) -> Result<Option<Self>, Fault> {
-        let mut header = [0; HEADER_BYTES];
-        file.read_commits(&mut header)?;
-        let Some((regions, tables_root)) = root_of_tables(&header) else {
+        let Some(commit) = Commit::newest_durable(file)? else {
             return Ok(None);
         };
-        let page = file.read_range(regions.blocks(tables_root))?;
-        let Some(root) = page.as_deref().and_then(root_of_revisions) else {
+        let Some(root) = root_of_table(file, commit.regions, commit.tables, REVISIONS.name())? else {
             return Ok(None);
         };
         let mut reader = Self {
             tables,
             file: file.clone(),
-            regions,
+            regions: commit.regions,
             root,
             height: 0,
         };
@@ -200,47 +156,6 @@ struct Scratch {
     chunk: BytesMut,
 }
 
-/// What the header says of the newest commit: where pages lie, and the root of the table of tables.
-fn root_of_tables(header: &[u8; HEADER_BYTES]) -> Option<(Regions, PageNumber)> {
-    const SLOTS: usize = 64;
-    const SLOT_BYTES: usize = 128;
-    let regions = Regions {
-        header_blocks: u32_at(header, 16)?.into(),
-        page_blocks: u32_at(header, 20)?.into(),
-    };
-    let slot = header.get(SLOTS + SLOT_BYTES * usize::from(header[9] & 1)..)?;
-    let mut fields = Fields(slot);
-    let (format, has_root) = (fields.byte()?, fields.byte()?);
-    let root = u64_at(slot, 8)?;
-    (format == FORMAT && has_root == 1).then_some((regions, root))
-}
-
-/// The root of the table of revisions, by the leaf that is the whole table of tables.
-fn root_of_revisions(leaf: &[u8]) -> Option<PageNumber> {
-    const ROOT_AT: usize = 1 + 8 + 1;
-    if leaf[0] != LEAF {
-        return None;
-    }
-    let entries = entries_of(leaf)?;
-    let ends = |list: usize, place: usize| {
-        let at = LEAF_HEAD_BYTES + 4 * (list * entries + place);
-        u32_at(leaf, at).map(|end| end as usize)
-    };
-    let mut key_start = LEAF_HEAD_BYTES + 2 * 4 * entries;
-    let mut value_start = ends(0, entries.checked_sub(1)?)?;
-    for place in 0..entries {
-        let (key_end, value_end) = (ends(0, place)?, ends(1, place)?);
-        let key = leaf.get(key_start..key_end)?;
-        let value = leaf.get(value_start..value_end)?;
-        if key == REVISIONS.name().as_bytes() {
-            let has_root = *value.get(ROOT_AT - 1)? == 1;
-            return u64_at(value, ROOT_AT).filter(|_| has_root);
-        }
-        (key_start, value_start) = (key_end, value_end);
-    }
-    None
-}
-
 /// A branch of the table of revisions.
 struct Branch<'a> {
     keys: usize,
@@ -318,22 +233,6 @@ fn rows_of_leaf(
         found(place, &keys[at], leaf.get(start..end)?);
     }
     Some(())
-}
-
-/// Entries of a leaf, or keys of a branch.
-fn entries_of(page: &[u8]) -> Option<usize> {
-    let (bytes, _) = page.get(2..)?.split_first_chunk()?;
-    Some(u16::from_le_bytes(*bytes).into())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    let (bytes, _) = bytes.get(at..)?.split_first_chunk()?;
-    Some(u32::from_le_bytes(*bytes))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    let (bytes, _) = bytes.get(at..)?.split_first_chunk()?;
-    Some(u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

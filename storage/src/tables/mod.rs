@@ -7,8 +7,8 @@
 //!   [`Fault`] that names the file.
 //! * A read sees the newest write and waits for none.
 //!
-//! One file per table: `row`, `lease`, `meta`; `block_file` and `checksums` are what is below redb, and `bulk` reads many
-//! rows without it.
+//! One file per table: `row`, `lease`, `meta`; `block_file`, `block_set` and `checksums` are what is below redb. `bulk` reads
+//! many rows without it, and `free_space` its allocator's state, by what `engine_format` says of its files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,11 +23,14 @@ use crate::revision::Revision;
 use crate::store::DatabaseSize;
 
 mod block_file;
+mod block_set;
 mod bulk;
 mod checksums;
 mod counts;
 mod engine;
+mod engine_format;
 pub(crate) mod fields;
+mod free_space;
 mod frozen;
 mod lease;
 pub(crate) mod meta;
@@ -39,6 +42,7 @@ mod tests;
 use bulk::BulkReader;
 use counts::Counts;
 use engine::{Engine, LEASES, META, REVISIONS, RevisionKey, STATE};
+use free_space::FreeSpace;
 pub(crate) use frozen::{Frozen, Leases, Rows};
 pub use lease::LeaseRow;
 pub use meta::Meta;
@@ -92,6 +96,16 @@ struct Bulk {
     wanted_for: u8,
 }
 
+/// What belongs to the one who writes.
+#[derive(Debug)]
+struct Turn {
+    /// What the newest commit counts.
+    counts: Counts,
+    /// Whether the newest commit is durable.
+    is_durable: bool,
+    free_space: FreeSpace,
+}
+
 /// The database of one member. Shared between threads; writes take turns.
 pub struct Tables {
     engine: Engine,
@@ -100,8 +114,8 @@ pub struct Tables {
     newest: RwLock<Arc<Frozen>>,
     /// The newest durable commit, for long lists.
     bulk: Mutex<Bulk>,
-    /// What the newest commit counts. Its lock is the turn to write.
-    counts: Mutex<Counts>,
+    /// Its lock is the turn to write.
+    turn: Mutex<Turn>,
     /// Apart, so that asking for it never waits for a write.
     size: Mutex<DatabaseSize>,
 }
@@ -145,7 +159,11 @@ impl Tables {
         Ok(Self {
             bulk: Mutex::default(),
             newest: RwLock::new(Arc::new(newest)),
-            counts: Mutex::new(counts),
+            turn: Mutex::new(Turn {
+                counts,
+                is_durable: false,
+                free_space: FreeSpace::default(),
+            }),
             size: Mutex::new(counts.size(engine.file.length())),
             engine,
         })
@@ -241,7 +259,9 @@ impl Tables {
     /// # Errors
     /// After an error the tables are not to be used any more: it is unknown what is on disk.
     pub fn write(&self, batch: &WriteBatch, durable: bool) -> Result<(), Fault> {
-        let mut counts = self.counts.lock();
+        let mut turn = self.turn.lock();
+        turn.is_durable = false;
+        let counts = &mut turn.counts;
         if mutant!("M04") {
             // The rows come first, the position that they are of in a transaction of its own.
             let rows_alone = WriteBatch {
@@ -257,9 +277,23 @@ impl Tables {
             return Err(fault);
         }
         *self.size.lock() = counts.size(self.engine.file.length());
+        turn.is_durable = durable;
         let newest = Arc::new(Frozen::newest(&self.engine.database, &self.engine.file)?);
         *self.newest.write() = Arc::clone(&newest);
         self.renew_bulk(newest, durable)
+    }
+
+    /// Gives space that the engine has no use for back to the file system: some of it, if the last write was durable.
+    /// Whether there is more to give back after the next durable one.
+    ///
+    /// # Errors
+    /// As [`Tables::write`]. A file system that cannot do it is no error.
+    pub fn give_back_space(&self) -> Result<bool, Fault> {
+        let mut turn = self.turn.lock();
+        if !turn.is_durable {
+            return Ok(false);
+        }
+        turn.free_space.give_back(&self.engine.file)
     }
 
     /// `newest` is the newest commit now.
@@ -285,7 +319,7 @@ impl Tables {
 
     /// How much the newest write left: rows of history, bytes of their keys and values, leases.
     pub fn contents(&self) -> Contents {
-        let counts = self.counts.lock();
+        let counts = self.turn.lock().counts;
         Contents {
             rows: counts.rows,
             row_bytes: counts.row_bytes,

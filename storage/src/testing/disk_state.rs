@@ -19,6 +19,8 @@ pub enum DiskOperation {
     Write,
     /// [`DiskFile::set_length`](crate::disk::DiskFile::set_length).
     SetLength,
+    /// [`DiskFile::make_hole`](crate::disk::DiskFile::make_hole).
+    MakeHole,
     /// [`DiskFile::sync`](crate::disk::DiskFile::sync).
     Sync,
     /// [`Disk::rename`](crate::disk::Disk::rename).

@@ -143,6 +143,13 @@ impl FaultyDisk {
         Some(state.file(*id).bytes())
     }
 
+    /// Bytes that a file takes: sectors of zeros take none. `None` when there is no such file.
+    pub fn bytes_taken(&self, path: &Path) -> Option<u64> {
+        let state = self.state.lock();
+        let id = state.names.get(path)?;
+        Some(state.file(*id).bytes_taken())
+    }
+
     /// Changes a file's bytes behind everyone's back, durably. False when there is no such file.
     pub fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> bool {
         let Some(mut bytes) = self.bytes(path) else {
@@ -319,6 +326,16 @@ impl DiskFile for FaultyFile {
             return Err(DiskError::Full.to_io());
         }
         state.file_mut(self.id).set_length(length);
+        Ok(())
+    }
+
+    fn make_hole(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        if let Some(error) = state.begin(DiskOperation::MakeHole) {
+            return Err(error.to_io());
+        }
+        let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        state.file_mut(self.id).make_hole(offset, bytes);
         Ok(())
     }
 

@@ -102,6 +102,12 @@ impl FileState {
         });
     }
 
+    /// Zeros, as far as the file goes; they come to the disk as a write does.
+    pub(super) fn make_hole(&mut self, offset: u64, bytes: usize) {
+        let within = index(self.cached.length.saturating_sub(offset)).min(bytes);
+        self.write(&vec![0; within], offset);
+    }
+
     pub(super) fn set_length(&mut self, length: u64) {
         self.cached.set_length(length);
         self.lengths.push(length);
@@ -165,6 +171,11 @@ impl FileState {
             durable: left,
             ..Self::default()
         }
+    }
+
+    /// Bytes of sectors that are not zeros.
+    pub(super) fn bytes_taken(&self) -> u64 {
+        (self.cached.sectors.iter().flatten().count() * SECTOR_BYTES) as u64
     }
 
     /// All bytes, as a read sees them.

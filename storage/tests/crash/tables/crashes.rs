@@ -55,6 +55,7 @@ fn recover(run: &Run, disk: &FaultyDisk, random: &mut Random, depth: u32, contex
     };
     let batch = after.plan(random);
     tables.write(&batch, true).unwrap();
+    tables.give_back_space().unwrap();
     let mut moments = disk.take_recorded();
     disk.record(Recording::Off);
     for _ in 0..depth.min(moments.len() as u32) {
@@ -100,6 +101,7 @@ fn a_crash_leaves_what_one_write_left_and_nothing_older_than_the_durable_one() {
             let batch = run.plan(&mut random);
             let durable = random.chance(1, 3);
             tables.write(&batch, durable).unwrap();
+            tables.give_back_space().unwrap();
             let context = format!("seed {seed}, step {step}");
             crash_somewhere(&run, &disk, &mut random, &mut images, &context);
             if durable {
@@ -132,6 +134,9 @@ fn run_until_failure(run: &mut Run, disk: &FaultyDisk, random: &mut Random) -> b
             tables
                 .write(&batch, true)
                 .expect_err("after a failure nothing is written any more");
+            return true;
+        }
+        if tables.give_back_space().is_err() {
             return true;
         }
         if durable {
