@@ -85,7 +85,7 @@ impl Row {
     fn is_heavy(&self) -> bool {
         matches!(
             self.work,
-            Measured::List(_) | Measured::Compaction(_) | Measured::Fanout { laggard: Some(_), .. }
+            Measured::List(_) | Measured::Compaction { .. } | Measured::Fanout { laggard: Some(_), .. }
         )
     }
 }
@@ -116,7 +116,11 @@ enum Measured {
     /// Nothing at all; CPU is that of a second.
     Idle(Duration),
     /// A load while everything below the present revision is compacted.
-    Compaction(Load),
+    Compaction {
+        load: Load,
+        /// As of [`Measured::Load`].
+        at_half_of: Option<&'static str>,
+    },
 }
 
 /// Keys of the rows that read everything or compact.
@@ -212,6 +216,7 @@ fn rows(plan: &Plan) -> Vec<Row> {
         connections: 10,
         filled,
     };
+    let compaction = |load, at_half_of| Measured::Compaction { load, at_half_of };
     let everything = Some((many.max(1), 256));
     let mut rows = vec![
         scene("P16 idle", Measured::Idle(time), None),
@@ -249,7 +254,18 @@ fn rows(plan: &Plan) -> Vec<Row> {
         ),
         scene("P9 list in pages", Measured::List(Way::Paged), everything),
         row("P10 put at 500/s, calm", calm.clone(), 8),
-        scene("P10 put at 500/s, compaction", Measured::Compaction(calm), None),
+        scene("P10 put at 500/s, compaction", compaction(calm, None), None),
+        scene(
+            "P10 put at half, compaction",
+            compaction(
+                Load {
+                    keys: many.max(1),
+                    ..load(Work::Put, 256)
+                },
+                Some("P1 put"),
+            ),
+            None,
+        ),
         scene("P14 leader killed", Measured::LeaderKilled(LEADER_KILLS), None),
     ];
     if plan.tool.is_some() {
@@ -404,9 +420,9 @@ fn describe(row: &Row) -> String {
             at_half_of,
             beside,
         } => {
-            let rate = at_half_of.map(|of| format!(" at half of B's rate in {of}"));
+            let rate = at_half(*at_half_of);
             let beside = beside.as_ref().map(|load| format!(", beside {load}"));
-            format!("{load}{}{}", rate.unwrap_or_default(), beside.unwrap_or_default())
+            format!("{load}{rate}{}", beside.unwrap_or_default())
         }
         Measured::Tool { words, clients } => format!("`benchmark {}`, {clients} clients", words.join(" ")),
         Measured::Fanout { fanout, laggard } => {
@@ -427,27 +443,30 @@ fn describe(row: &Row) -> String {
             "kill -9 of the leader, {times} times; latency is the longest time without an acknowledged write"
         ),
         Measured::Idle(time) => format!("nothing for {time:?}; CPU is of all members for each second"),
-        Measured::Compaction(load) => {
+        Measured::Compaction { load, at_half_of } => {
             format!(
-                "{load}, for a minute, while history is compacted in which each key was written three times"
+                "{load}{}, for a minute, while history is compacted in which each key was written three times",
+                at_half(*at_half_of)
             )
         }
     };
     format!("{what}; {} connections to {MEMBERS} members", row.connections)
 }
 
+fn at_half(of: Option<&str>) -> String {
+    of.map_or_else(String::new, |of| format!(" at half of B's rate in {of}"))
+}
+
 /// The rate that the row's load must have, if any; none if that is not known.
 fn rate_of(row: &Row, reports: &[RowReport]) -> Option<Option<f64>> {
-    let Measured::Load {
-        load,
-        at_half_of: Some(of),
-        ..
-    } = &row.work
-    else {
-        return Some(match &row.work {
-            Measured::Load { load, .. } => load.rate,
-            _ => None,
-        });
+    let (load, at_half_of) = match &row.work {
+        Measured::Load { load, at_half_of, .. } | Measured::Compaction { load, at_half_of } => {
+            (load, at_half_of)
+        }
+        _ => return Some(None),
+    };
+    let Some(of) = at_half_of else {
+        return Some(load.rate);
     };
     debug_assert!(load.rate.is_none(), "a row has one rate");
     let measured = reports.iter().find(|report| report.name == *of)?;
@@ -500,6 +519,7 @@ async fn measure(
     let after = Used::so_far(cluster, &plan.directory)?;
     Ok(Figures {
         files_mib: cluster.file_bytes()? >> 20,
+        database_over_used: cluster.database_over_used().await?,
         ..figures(&outcome, after.since(&before))
     })
 }
@@ -512,7 +532,7 @@ async fn prepare(row: &Row, channels: &[Channel], filled: Filled) -> anyhow::Res
             warm_up.length = Length::Time(Duration::from_secs(1));
             load::run(channels, &warm_up).await.map(drop)
         }
-        Measured::Compaction(load) => {
+        Measured::Compaction { load, .. } => {
             let written = usize::from(filled == Some((load.keys, load.value_bytes)));
             for _ in written..3 {
                 load::rewrite(channels, load.keys, load.value_bytes, load.keys).await?;
@@ -613,12 +633,13 @@ async fn perform(
                 errors: 0,
             }
         }
-        Measured::Compaction(load) => {
+        Measured::Compaction { load, .. } => {
             let compacted_at = Instant::now();
             let compact = scenes::compact_everything(&channels[0]);
             // However long the compaction takes, it is over then.
             let load = Load {
                 length: Length::Time(SPACE_IS_BACK),
+                rate,
                 ..load.clone()
             };
             let (summary, compacted) = tokio::join!(load::run(channels, &load), compact);
@@ -679,6 +700,7 @@ fn figures(outcome: &Outcome, used: Used) -> Figures {
         peak_resident_mib: used.members.peak_resident_bytes >> 20,
         grown_mib: used.grown_bytes >> 20,
         files_mib: 0,
+        database_over_used: 0.0,
         errors: outcome.errors,
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use kelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
-use kelson_proto::etcdserverpb::{RangeRequest, StatusRequest};
+use kelson_proto::etcdserverpb::{RangeRequest, StatusRequest, StatusResponse};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -18,6 +18,8 @@ use crate::load;
 
 /// How long a server may take to serve.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// What files are counted in.
+const BLOCK_BYTES: u64 = 512;
 /// Ports are looked for from here on. Below those that systems give to clients, which could take one between the look
 /// and the start.
 const FIRST_PORT: u16 = 21_000;
@@ -131,9 +133,20 @@ impl Server {
         Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
     }
 
-    async fn leads(&self) -> anyhow::Result<bool> {
+    async fn status(&self) -> anyhow::Result<StatusResponse> {
         let mut client = MaintenanceClient::new(self.connect().await?);
-        let status = client.status(StatusRequest {}).await?.into_inner();
+        Ok(client.status(StatusRequest {}).await?.into_inner())
+    }
+
+    /// What its database takes of the disk, and what of that it says it has in use; both in bytes.
+    async fn database_bytes(&self) -> anyhow::Result<(u64, u64)> {
+        let in_use = self.status().await?.db_size_in_use;
+        let file = std::fs::metadata(self.data.join("member/snap/db"))?;
+        Ok((file.blocks() * BLOCK_BYTES, in_use.try_into()?))
+    }
+
+    async fn leads(&self) -> anyhow::Result<bool> {
+        let status = self.status().await?;
         let id = status.header.context("a reply without a header")?.member_id;
         Ok(status.leader == id)
     }
@@ -203,7 +216,6 @@ pub fn disk_written(directory: &Path) -> anyhow::Result<Option<u64>> {
 
 /// Blocks taken by all files below a directory, in bytes. A file that goes meanwhile counts for nothing.
 fn bytes_below(directory: &Path) -> anyhow::Result<u64> {
-    const BLOCK_BYTES: u64 = 512;
     let mut sum = 0;
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
@@ -296,6 +308,17 @@ impl Cluster {
             sum += bytes_below(&member.data)?;
         }
         Ok(sum)
+    }
+
+    /// How many times the bytes in use the database of a member takes of the disk, of the one where that is most.
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
+    pub async fn database_over_used(&self) -> anyhow::Result<f64> {
+        let mut most = 0.0;
+        for member in &self.members {
+            let (file, in_use) = member.database_bytes().await?;
+            most = f64::max(most, file as f64 / in_use.max(1) as f64);
+        }
+        Ok(most)
     }
 
     /// What all members have used together; of memory, what the one with the most had.

@@ -30,6 +30,8 @@ pub struct Figures {
     pub grown_mib: u64,
     /// What the files of all members took afterwards; not known where a member was killed.
     pub files_mib: u64,
+    /// How many times what it has in use a member's database took of the disk then, at most.
+    pub database_over_used: f64,
     /// Requests that failed.
     pub errors: u64,
 }
@@ -156,7 +158,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "| load | rate | CPU | p50 | p99 | p99.9 | A: rate, p50/p99/p99.9 us, CPU us | B | generator CPU us | disk B \
-             | peak MiB | grown MiB | files MiB | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+             | peak MiB | grown MiB | files MiB | database/in use | errors |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for row in &self.rows {
             self.write_row(f, row)?;
@@ -196,10 +198,11 @@ impl Report {
                 median(side, |figures| figures.cpu_us)
             )
         };
+        let database = [0, 1].map(|side| median(side, |figures| figures.database_over_used));
         let both = |of: fn(&Figures) -> f64| format!("{:.0} / {:.0}", median(0, of), median(1, of));
         writeln!(
             f,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.name,
             ratio(|figures| figures.rate),
             ratio(|figures| figures.cpu_us),
@@ -213,6 +216,7 @@ impl Report {
             both(|figures| figures.peak_resident_mib as f64),
             both(|figures| figures.grown_mib as f64),
             both(|figures| figures.files_mib as f64),
+            format_args!("{:.2} / {:.2}", database[0], database[1]),
             both(|figures| figures.errors as f64),
         )
     }
@@ -234,6 +238,7 @@ pub(crate) mod tests {
             peak_resident_mib: 50,
             grown_mib: 5,
             files_mib: 100,
+            database_over_used: 1.0,
             errors: 0,
         }
     }
