@@ -70,6 +70,7 @@ impl Row {
     fn leaves_filled(&self, before: Filled) -> Filled {
         match &self.work {
             Measured::List(_) => self.filled,
+            Measured::Compaction { load, .. } => Some((load.keys, load.value_bytes)),
             // Few writes over the same keys.
             Measured::Load { load, .. }
                 if load.rate.is_some()
@@ -266,7 +267,6 @@ fn rows(plan: &Plan) -> Vec<Row> {
             ),
             None,
         ),
-        scene("P14 leader killed", Measured::LeaderKilled(LEADER_KILLS), None),
     ];
     if plan.tool.is_some() {
         let tool = |name, clients, connections, words: &str, filled| Row {
@@ -301,6 +301,12 @@ fn rows(plan: &Plan) -> Vec<Row> {
             ),
         ]);
     }
+    // Last, as members that have started again read all their rows for a while.
+    rows.push(scene(
+        "P14 leader killed",
+        Measured::LeaderKilled(LEADER_KILLS),
+        None,
+    ));
     rows
 }
 
@@ -535,7 +541,7 @@ async fn prepare(row: &Row, channels: &[Channel], filled: Filled) -> anyhow::Res
         Measured::Compaction { load, .. } => {
             let written = usize::from(filled == Some((load.keys, load.value_bytes)));
             for _ in written..3 {
-                load::rewrite(channels, load.keys, load.value_bytes, load.keys).await?;
+                load::fill(channels, load.keys, load.value_bytes).await?;
             }
             Ok(())
         }
