@@ -29,6 +29,8 @@ const TABLE: &str = "allocator_state";
 const KEY_BYTES: usize = 5;
 const REGION_KEY: u8 = 3;
 const TRANSACTION_KEY: u8 = 5;
+/// A page number has 20 bits for the place of a page in its region.
+const ORDERS_MAX: usize = 21;
 
 /// Free blocks that stay, as a part of those in use, and so many beside: 256 KiB.
 const KEPT_PART: u64 = 16;
@@ -40,7 +42,7 @@ const BEGINS_AT: u64 = 2;
 /// Shorter runs stay: 64 KiB. A file of many small holes is slow to read.
 const RUN_BLOCKS_MIN: u64 = 16;
 
-/// Runs that become holes after one commit: 5 ms of work, or so.
+/// Runs that become holes after one commit. A call took 30 to 200 us on average, and 22 ms at most, beside 18,000 puts/s.
 const RUNS_MAX: usize = 256;
 
 /// Longest part of a run that one call takes: 4 MiB. The file system lets nobody else change the file meanwhile.
@@ -159,10 +161,10 @@ impl Free {
         const ENDS_AT: usize = 8;
         let first = regions.first_block(number);
         let blocks = u64::from(u32_at(record, BLOCKS_AT)?);
-        if blocks > regions.page_blocks() {
+        let orders = usize::from(*record.first()?) + 1;
+        if blocks > regions.page_blocks() || orders > ORDERS_MAX {
             return None;
         }
-        let orders = usize::from(*record.first()?) + 1;
         let mut start = ENDS_AT + 4 * orders;
         for order in 0..orders {
             let end = u32_at(record, ENDS_AT + 4 * order)? as usize;
@@ -242,6 +244,7 @@ mod tests {
     use super::*;
     use crate::disk::Disk;
     use crate::revision::Revision;
+    use crate::tables::tests::step;
     use crate::tables::{Frozen, Row, Tables, WriteBatch};
     use crate::testing::{DiskError, DiskOperation, FaultyDisk};
 
@@ -388,38 +391,12 @@ mod tests {
         tables.write(&WriteBatch::default(), true).unwrap_err();
     }
 
-    #[derive(Clone, Debug)]
-    struct Step {
-        rows: Vec<usize>,
-        /// First revision, step and number of those to delete.
-        deletes: (u64, u64, u64),
-        durable: bool,
-        /// What it left is looked at again later.
-        keep: bool,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let size = prop_oneof![
-            10 => 0usize..600,
-            3 => 1_000usize..9_000,
-            2 => 30_000usize..200_000,
-        ];
-        let rows = prop::collection::vec(size, 0..60);
-        let deletes = (0u64..200, 1u64..4, 0u64..150);
-        (rows, deletes, any::<bool>(), any::<bool>()).prop_map(|(rows, deletes, durable, keep)| Step {
-            rows,
-            deletes,
-            durable,
-            keep,
-        })
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
 
         /// Whatever is given back and when, every commit that somebody reads stays whole, and so does the durable one.
         #[test]
-        fn nothing_that_is_read_is_given_back(steps in prop::collection::vec(step(), 1..20)) {
+        fn nothing_that_is_read_is_given_back(steps in prop::collection::vec(step(60, 3), 1..20)) {
             let disk = disk();
             let tables = open(&disk);
             let mut model = Model::new();

@@ -40,6 +40,35 @@ fn all_rows(tables: &Tables) -> Vec<(Revision, Row)> {
     rows
 }
 
+/// One write of those that readers and free space are tested with.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    /// Sizes of new rows.
+    pub(super) rows: Vec<usize>,
+    /// First revision, step and number of those to delete.
+    pub(super) deletes: (u64, u64, u64),
+    pub(super) durable: bool,
+    /// What it left is looked at again later.
+    pub(super) keep: bool,
+}
+
+/// Steps of fewer than `rows` rows; of 25, `large` have many pages for themselves.
+pub(super) fn step(rows: usize, large: u32) -> impl Strategy<Value = Step> {
+    let size = prop_oneof![
+        22 - large => 0usize..600,
+        3 => 1_000usize..9_000,
+        large => 30_000usize..200_000,
+    ];
+    let rows = prop::collection::vec(size, 0..rows);
+    let deletes = (0u64..300, 1u64..9, 0u64..150);
+    (rows, deletes, any::<bool>(), any::<bool>()).prop_map(|(rows, deletes, durable, keep)| Step {
+        rows,
+        deletes,
+        durable,
+        keep,
+    })
+}
+
 #[test]
 fn a_fresh_database_is_at_revision_one_and_empty() {
     let directory = tempfile::tempdir().unwrap();
