@@ -274,6 +274,12 @@ pub const MUTANTS: &[Mutant] = &[
         tests("kelson_storage", "tables::"),
         60,
     ),
+    by(
+        "M47",
+        "the pieces of a row that is deleted stay behind",
+        tests("kelson_storage", "tables::"),
+        60,
+    ),
 ];
 
 #[cfg(test)]

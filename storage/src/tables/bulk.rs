@@ -4,6 +4,8 @@
 //! cache pays for with another. Here the tree is walked once for all of them, in history order, and leaves that lie close
 //! together in the file come by one call, into memory that is used again.
 //!
+//! Rows that have pieces wait for a second walk, over the table of those.
+//!
 //! What is not as expected is not found here, and left to the engine, which is asked for whatever is not found. Nothing
 //! can be taken for what it is not: blocks are checked as on every other read, and a row's checksum covers its revision.
 
@@ -14,29 +16,27 @@ use bytes::BytesMut;
 use redb::TableHandle;
 
 use super::block_file::BlockFile;
-use super::engine::REVISIONS;
+use super::engine::{PIECES, REVISIONS};
 use super::engine_format::{
     BRANCH, BRANCH_HEAD_BYTES, CHECKSUM_BYTES, Commit, LEAF, LEAF_HEAD_BYTES, PAGE_NUMBER_BYTES, PageNumber,
-    Regions, entries_of, root_of_table, u32_at, u64_at,
+    Regions, VALUE_END_BYTES, entries_of, root_of_table, u32_at, u64_at,
 };
 use super::frozen::Frozen;
-use super::row::{self, Row};
+use super::piece;
+use super::row::{self, Entry, Row, Unfinished};
 use crate::error::Fault;
 use crate::revision::Revision;
 
-const KEY_BYTES: usize = Revision::ENCODED_BYTES;
 /// No tree of a file that fits a disk is as high.
 const LEVELS_MAX: u32 = 16;
 
-/// The table of revisions as one durable commit left it.
+/// The rows as one durable commit left them.
 pub(crate) struct BulkReader {
     /// Keeps the pages of the commit from being reused.
     tables: Arc<Frozen>,
-    file: Arc<BlockFile>,
-    regions: Regions,
-    root: PageNumber,
-    /// Branches above each leaf.
-    height: u32,
+    rows: Tree<{ Revision::ENCODED_BYTES }>,
+    /// None if no row has any.
+    pieces: Option<Tree<{ piece::KEY_BYTES }>>,
 }
 
 impl BulkReader {
@@ -46,21 +46,102 @@ impl BulkReader {
         let Some(commit) = Commit::newest_durable(file)? else {
             return Ok(None);
         };
-        let Some(root) = root_of_table(file, commit.regions, commit.tables, REVISIONS.name())? else {
+        let Some(rows) = Tree::of(file, commit, REVISIONS.name())? else {
             return Ok(None);
         };
-        let mut reader = Self {
+        Ok(Some(Self {
             tables,
+            rows,
+            pieces: Tree::of(file, commit, PIECES.name())?,
+        }))
+    }
+
+    /// Looks up the rows of `revisions`, which must ascend, and hands those that it finds to `found`, with their place
+    /// among `revisions`, in any order.
+    pub(crate) fn rows(
+        &self,
+        revisions: &[Revision],
+        mut found: impl FnMut(usize, Row),
+    ) -> Result<(), Fault> {
+        debug_assert!(revisions.is_sorted(), "revisions must ascend");
+        let keys: Vec<_> = revisions.iter().map(|revision| revision.to_bytes()).collect();
+        let mut blocks = Vec::new();
+        let mut chunk = BytesMut::new();
+        let mut failed = None;
+        let mut in_pieces = Vec::new();
+        self.rows.look_up(&keys, &mut blocks, |place, value| {
+            match row::decode_into(&mut chunk, &keys[place], value) {
+                Some(Entry::Whole(row)) => found(place, row),
+                Some(Entry::InPieces(row)) => in_pieces.push((place, row)),
+                None => failed = Some(place),
+            }
+        })?;
+        self.put_together(&keys, &mut in_pieces, &mut blocks)?;
+        for (place, row) in in_pieces.into_iter().filter(|(_, row)| row.is_whole()) {
+            match row.finish() {
+                Some(row) => found(place, row),
+                None => failed = Some(place),
+            }
+        }
+        match failed {
+            Some(place) => Err(self.tables.damaged_row(revisions[place])),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives those rows, which have these places among `keys`, their pieces.
+    fn put_together(
+        &self,
+        keys: &[[u8; Revision::ENCODED_BYTES]],
+        rows: &mut [(usize, Unfinished)],
+        blocks: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        let Some(pieces) = &self.pieces else {
+            return Ok(());
+        };
+        rows.sort_unstable_by_key(|(place, _)| *place);
+        let mut piece_keys = Vec::new();
+        let mut pieces_of = Vec::new();
+        for (at, (place, row)) in rows.iter().enumerate() {
+            for number in 0..row.pieces() {
+                piece_keys.push(piece::key(&keys[*place], number));
+                pieces_of.push((at, number));
+            }
+        }
+        pieces.look_up(&piece_keys, blocks, |place, content| {
+            let (at, number) = pieces_of[place];
+            // One that is not the row's own leaves it without, and to the engine.
+            let _ = rows[at].1.put(number, content);
+        })
+    }
+}
+
+/// A table with keys of so many bytes as one durable commit left it. Whoever uses it keeps its pages from being reused.
+struct Tree<const KEY_BYTES: usize> {
+    file: Arc<BlockFile>,
+    regions: Regions,
+    root: PageNumber,
+    /// Branches above each leaf.
+    height: u32,
+}
+
+impl<const KEY_BYTES: usize> Tree<KEY_BYTES> {
+    /// None if there is no such table, or it is empty or not as expected.
+    fn of(file: &Arc<BlockFile>, commit: Commit, name: &str) -> Result<Option<Self>, Fault> {
+        let Some(root) = root_of_table(file, commit.regions, commit.tables, name)? else {
+            return Ok(None);
+        };
+        let mut tree = Self {
             file: file.clone(),
             regions: commit.regions,
             root,
             height: 0,
         };
-        let Some(height) = reader.measure()? else {
+        let Some(height) = tree.measure()? else {
             return Ok(None);
         };
-        reader.height = height;
-        Ok(Some(reader))
+        tree.height = height;
+        Ok(Some(tree))
     }
 
     /// How many branches are above each leaf: all are at one height.
@@ -72,7 +153,7 @@ impl BulkReader {
             };
             match content[0] {
                 LEAF => return Ok(Some(height)),
-                BRANCH => match Branch::of(&content) {
+                BRANCH => match Branch::<KEY_BYTES>::of(&content) {
                     Some(branch) => page = branch.child(0),
                     None => return Ok(None),
                 },
@@ -82,18 +163,17 @@ impl BulkReader {
         Ok(None)
     }
 
-    /// Looks up the rows of `revisions`, which must ascend, and hands those that it finds to `found`, with their place
-    /// among `revisions`, in any order.
-    pub(crate) fn rows(
+    /// Hands the values of `keys`, which must ascend, to `found`, with their place among `keys`, in any order; none of
+    /// those that it doesn't find. `blocks` is memory that is used again.
+    fn look_up(
         &self,
-        revisions: &[Revision],
-        mut found: impl FnMut(usize, Row),
+        keys: &[[u8; KEY_BYTES]],
+        blocks: &mut Vec<u8>,
+        mut found: impl FnMut(usize, &[u8]),
     ) -> Result<(), Fault> {
-        debug_assert!(revisions.is_sorted(), "revisions must ascend");
-        let mut scratch = Scratch::default();
-        let all = (self.root, 0..revisions.len());
+        let all = (self.root, 0..keys.len());
         if self.height == 0 {
-            return self.leaves(vec![all], revisions, &mut scratch, &mut found);
+            return self.leaves(vec![all], keys, blocks, &mut found);
         }
         let mut branches = vec![(all, self.height)];
         while let Some(((page, wanted), height)) = branches.pop() {
@@ -103,9 +183,9 @@ impl BulkReader {
             let Some(branch) = Branch::of(&content) else {
                 continue;
             };
-            let children = branch.split(revisions, wanted);
+            let children = branch.split(keys, wanted);
             if height == 1 {
-                self.leaves(children, revisions, &mut scratch, &mut found)?;
+                self.leaves(children, keys, blocks, &mut found)?;
             } else {
                 branches.extend(children.into_iter().map(|child| (child, height - 1)));
             }
@@ -116,55 +196,37 @@ impl BulkReader {
     fn leaves(
         &self,
         mut leaves: Vec<(PageNumber, Range<usize>)>,
-        revisions: &[Revision],
-        scratch: &mut Scratch,
-        found: &mut impl FnMut(usize, Row),
+        keys: &[[u8; KEY_BYTES]],
+        blocks: &mut Vec<u8>,
+        found: &mut impl FnMut(usize, &[u8]),
     ) -> Result<(), Fault> {
         leaves.sort_by_key(|(page, _)| self.regions.blocks(*page).start);
         let places: Vec<_> = leaves
             .iter()
             .map(|(page, _)| self.regions.blocks(*page))
             .collect();
-        let mut failed = None;
-        let Scratch { blocks, chunk } = scratch;
         self.file.read_scattered(&places, blocks, |place, content| {
             let wanted = leaves[place].1.clone();
-            let rows =
-                rows_of_leaf(
-                    content,
-                    &revisions[wanted.clone()],
-                    |place, key, value| match row::decode_into(chunk, key, value) {
-                        Some(row) => found(wanted.start + place, row),
-                        None => failed = Some(revisions[wanted.start + place]),
-                    },
-                );
-            debug_assert!(rows.is_some(), "a leaf that redb wrote is not as its format says");
-        })?;
-        match failed {
-            Some(revision) => Err(self.tables.damaged_row(revision)),
-            None => Ok(()),
-        }
+            let values = values_of_leaf(content, &keys[wanted.clone()], |place, value| {
+                found(wanted.start + place, value);
+            });
+            debug_assert!(
+                values.is_some(),
+                "a leaf that redb wrote is not as its format says"
+            );
+        })
     }
 }
 
-/// Memory that a pass uses again.
-#[derive(Default)]
-struct Scratch {
-    /// Of the file.
-    blocks: Vec<u8>,
-    /// Rows go here.
-    chunk: BytesMut,
-}
-
-/// A branch of the table of revisions.
-struct Branch<'a> {
+/// A branch of a table with keys of so many bytes.
+struct Branch<'a, const KEY_BYTES: usize> {
     keys: usize,
     children: &'a [u8],
     /// Each is at or above all keys of the child at its place, and below those of the next.
     separators: &'a [u8],
 }
 
-impl<'a> Branch<'a> {
+impl<'a, const KEY_BYTES: usize> Branch<'a, KEY_BYTES> {
     fn of(page: &'a [u8]) -> Option<Self> {
         if page[0] != BRANCH {
             return None;
@@ -183,17 +245,14 @@ impl<'a> Branch<'a> {
         u64_at(self.children, PAGE_NUMBER_BYTES * place).expect("there are as many children")
     }
 
-    /// Which of the revisions at the places `wanted` each child has, if it has any.
-    fn split(&self, revisions: &[Revision], wanted: Range<usize>) -> Vec<(PageNumber, Range<usize>)> {
+    /// Which of the keys at the places `wanted` each child has, if it has any.
+    fn split(&self, keys: &[[u8; KEY_BYTES]], wanted: Range<usize>) -> Vec<(PageNumber, Range<usize>)> {
         let (separators, _) = self.separators.as_chunks();
         let mut children = Vec::new();
         let mut from = wanted.start;
         for place in 0..=self.keys {
             let to = match separators.get(place) {
-                Some(separator) => {
-                    let separator = Revision::from_bytes(*separator);
-                    from + revisions[from..wanted.end].partition_point(|revision| *revision <= separator)
-                }
+                Some(separator) => from + keys[from..wanted.end].partition_point(|key| key <= separator),
                 None => wanted.end,
             };
             if from < to {
@@ -205,32 +264,31 @@ impl<'a> Branch<'a> {
     }
 }
 
-/// Finds the rows of `revisions` in a leaf of the table of revisions: their places, keys and values. None if it is none.
-fn rows_of_leaf(
+/// Finds the values of `wanted` in a leaf: their places and they. None if it is no leaf.
+fn values_of_leaf<const KEY_BYTES: usize>(
     leaf: &[u8],
-    revisions: &[Revision],
-    mut found: impl FnMut(usize, &[u8; KEY_BYTES], &[u8]),
+    wanted: &[[u8; KEY_BYTES]],
+    mut found: impl FnMut(usize, &[u8]),
 ) -> Option<()> {
     if leaf[0] != LEAF {
         return None;
     }
     let entries = entries_of(leaf)?;
-    let keys_start = LEAF_HEAD_BYTES + 4 * entries;
+    let keys_start = LEAF_HEAD_BYTES + VALUE_END_BYTES * entries;
     let values_start = keys_start + KEY_BYTES * entries;
     let (keys, _) = leaf.get(keys_start..values_start)?.as_chunks::<KEY_BYTES>();
+    let value_end = |at: usize| u32_at(leaf, LEAF_HEAD_BYTES + VALUE_END_BYTES * at);
     let mut at = 0;
-    for (place, revision) in revisions.iter().enumerate() {
-        let wanted = revision.to_bytes();
-        at += keys[at..].partition_point(|key| *key < wanted);
-        if keys.get(at) != Some(&wanted) {
+    for (place, wanted) in wanted.iter().enumerate() {
+        at += keys[at..].partition_point(|key| key < wanted);
+        if keys.get(at) != Some(wanted) {
             continue;
         }
         let start = match at {
             0 => values_start,
-            _ => u32_at(leaf, LEAF_HEAD_BYTES + 4 * (at - 1))? as usize,
+            _ => value_end(at - 1)? as usize,
         };
-        let end = u32_at(leaf, LEAF_HEAD_BYTES + 4 * at)? as usize;
-        found(place, &keys[at], leaf.get(start..end)?);
+        found(place, leaf.get(start..value_end(at)? as usize)?);
     }
     Some(())
 }
@@ -320,7 +378,7 @@ mod tests {
                 // Of those that have been deleted since the durable commit, some may still be there.
                 rows.retain(|at, row| model.contains_key(at) || durable.get(at) != Some(row));
                 prop_assert_eq!(rows, model.clone());
-                match tables.bulk() {
+                match tables.bulk_for(usize::MAX) {
                     Some(reader) => {
                         prop_assert_eq!(&found(&reader, &all), &durable);
                         if step.keep {
@@ -352,14 +410,14 @@ mod tests {
             .collect();
         write(&tables, &model, Vec::new(), true);
         let all = revisions(16_002);
-        let reader = tables.bulk().expect("a durable commit");
-        assert!(reader.height >= 2, "{}", reader.height);
+        let reader = tables.bulk_for(usize::MAX).expect("a durable commit");
+        assert!(reader.rows.height >= 2, "{}", reader.rows.height);
         assert!(found(&reader, &all) == model);
         drop(reader);
         tables.close().unwrap();
         let path = directory.path().join("db");
         let tables = Tables::open(Arc::new(RealDisk::without_sync()), &path, 1 << 20).unwrap();
-        let reader = tables.bulk().expect("what is on disk is durable");
+        let reader = tables.bulk_for(usize::MAX).expect("what is on disk is durable");
         assert!(found(&reader, &all) == model);
     }
 
@@ -375,7 +433,7 @@ mod tests {
         assert!(is_there(), "it costs nothing while it is the newest commit");
         write_one(3, false);
         assert!(!is_there(), "nobody has asked");
-        tables.bulk();
+        tables.bulk_for(usize::MAX);
         write_one(4, true);
         write_one(5, false);
         assert!(is_there());
@@ -400,7 +458,7 @@ mod tests {
             .unwrap();
         bytes[at] ^= 4;
         std::fs::write(&path, bytes).unwrap();
-        let reader = tables.bulk().expect("a durable commit");
+        let reader = tables.bulk_for(usize::MAX).expect("a durable commit");
         match reader.rows(&revisions(3_000), |_, _| {}) {
             Err(Fault::Damaged { .. }) => {}
             other => panic!("{other:?}"),

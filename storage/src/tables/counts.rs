@@ -1,21 +1,18 @@
 //! [`Counts`]: how much the tables hold, kept up with every change and stored with every commit.
 //!
 //! redb can count its pages only by reading all of them (1.4 s for 800 MB), and the file is up to twice as long as what
-//! is used, because redb doubles it. So the pages are reckoned. A row larger than a page has pages of its own, a power
-//! of two. Smaller ones share leaves: appending fills one leaf after the other, which is followed exactly; deleting
-//! leaves holes, and redb joins leaves before they are less than half full on average, so what is left takes at most
-//! twice its bytes.
+//! is used, because redb doubles it. So the pages are reckoned. A row's pieces have a page each. What is in the table of
+//! rows shares leaves: appending fills one leaf after the other, which is followed exactly; deleting leaves holes, and redb
+//! joins leaves before they are less than half full on average, so what is left takes at most twice its bytes.
 
+use super::engine_format::{self, LEAF_HEAD_BYTES, VALUE_END_BYTES};
 use super::fields::{Fields, PutFields};
+use super::piece::{self, PIECE_BYTES};
+use super::row;
 use crate::revision::Revision;
 use crate::store::DatabaseSize;
 
-/// redb's page.
-const PAGE_BYTES: u64 = 4096;
-/// What a leaf needs beside its rows.
-const LEAF_HEADER_BYTES: u64 = 4;
-/// What a row needs in its leaf beside key and value: where the value ends.
-const ROW_OFFSET_BYTES: u64 = 4;
+const PAGE_BYTES: u64 = engine_format::PAGE_BYTES as u64;
 /// What an empty database has allocated: the engine's own tables, mostly the state of its allocator.
 const EMPTY_BYTES: u64 = 1024 * 1024;
 /// One byte of inner pages for so many bytes of leaves.
@@ -26,7 +23,7 @@ const LEAF_BYTES_PER_INNER_BYTE: u64 = 100;
 pub(crate) struct Counts {
     /// Rows of `rev`.
     pub(crate) rows: u64,
-    /// Bytes of the keys and values of `rev`.
+    /// Bytes of the keys and values of `rev` and `piece`.
     pub(crate) row_bytes: u64,
     /// Rows of `lease`.
     pub(crate) leases: u64,
@@ -36,40 +33,39 @@ pub(crate) struct Counts {
     leaf_bytes: u64,
     /// Bytes used in the leaf that is appended to.
     last_leaf_used: u64,
-    /// Bytes of the pages of rows that have pages of their own.
+    /// Bytes of the pages of rows that have pages of their own: of pieces, and of what format 1 wrote beyond a page.
     own_page_bytes: u64,
 }
 
 impl Counts {
-    /// A row with a value of so many bytes was written.
-    pub(super) fn row_added(&mut self, value_bytes: usize) {
-        let bytes = row_bytes(value_bytes);
+    /// A row with this value was written, and its pieces.
+    pub(super) fn row_added(&mut self, value: &[u8]) {
+        let bytes = RowBytes::of(value);
         self.rows += 1;
-        self.row_bytes += bytes;
-        if let Some(pages) = own_pages(bytes) {
-            self.own_page_bytes += pages;
+        self.row_bytes += bytes.entry + bytes.pieces;
+        self.own_page_bytes += bytes.own_pages;
+        if !bytes.shares_leaf {
             return;
         }
-        self.shared_bytes += bytes;
-        let needed = bytes + ROW_OFFSET_BYTES;
+        self.shared_bytes += bytes.entry;
+        let needed = bytes.entry + VALUE_END_BYTES as u64;
         if self.leaf_bytes == 0 || self.last_leaf_used + needed > PAGE_BYTES {
             self.leaf_bytes += PAGE_BYTES;
-            self.last_leaf_used = LEAF_HEADER_BYTES;
+            self.last_leaf_used = LEAF_HEAD_BYTES as u64;
         }
         self.last_leaf_used += needed;
     }
 
-    /// A row with a value of so many bytes was deleted.
-    pub(super) fn row_removed(&mut self, value_bytes: usize) {
-        let bytes = row_bytes(value_bytes);
+    /// A row with this value was deleted, and its pieces.
+    pub(super) fn row_removed(&mut self, value: &[u8]) {
+        let bytes = RowBytes::of(value);
         self.rows = self.rows.saturating_sub(1);
-        self.row_bytes = self.row_bytes.saturating_sub(bytes);
-        if let Some(pages) = own_pages(bytes) {
-            self.own_page_bytes = self.own_page_bytes.saturating_sub(pages);
-            return;
+        self.row_bytes = self.row_bytes.saturating_sub(bytes.entry + bytes.pieces);
+        self.own_page_bytes = self.own_page_bytes.saturating_sub(bytes.own_pages);
+        if bytes.shares_leaf {
+            self.shared_bytes = self.shared_bytes.saturating_sub(bytes.entry);
+            self.leaf_bytes = self.leaf_bytes.min(2 * self.shared_bytes);
         }
-        self.shared_bytes = self.shared_bytes.saturating_sub(bytes);
-        self.leaf_bytes = self.leaf_bytes.min(2 * self.shared_bytes);
     }
 
     /// Sizes, in a file of `file_bytes`.
@@ -82,6 +78,11 @@ impl Counts {
             // The state record's page is in use in every database, also before the first row is written behind apply.
             in_use: (PAGE_BYTES + self.row_bytes).min(allocated),
         }
+    }
+
+    /// Bytes of the leaves of `rev`, as reckoned.
+    pub(super) fn leaf_bytes(&self) -> u64 {
+        self.leaf_bytes
     }
 
     pub(super) fn encode(&self, record: &mut Vec<u8>) {
@@ -111,12 +112,34 @@ impl Counts {
     }
 }
 
-/// Bytes of the pages that a row has to itself, if it does not fit one that it shares.
-fn own_pages(row_bytes: u64) -> Option<u64> {
-    let leaf = LEAF_HEADER_BYTES + row_bytes + ROW_OFFSET_BYTES;
-    (leaf > PAGE_BYTES).then(|| leaf.div_ceil(PAGE_BYTES).next_power_of_two() * PAGE_BYTES)
+/// What one row takes.
+struct RowBytes {
+    /// Key and value in the table of rows.
+    entry: u64,
+    /// Keys and values of its pieces.
+    pieces: u64,
+    /// Pages that it has for itself.
+    own_pages: u64,
+    /// Whether the entry is in a page with others.
+    shares_leaf: bool,
 }
 
-fn row_bytes(value_bytes: usize) -> u64 {
-    (Revision::ENCODED_BYTES + value_bytes) as u64
+impl RowBytes {
+    fn of(value: &[u8]) -> Self {
+        let entry = (Revision::ENCODED_BYTES + value.len()) as u64;
+        let in_pieces = row::bytes_in_pieces(value);
+        let pieces = in_pieces.div_ceil(PIECE_BYTES);
+        let leaf = (LEAF_HEAD_BYTES + VALUE_END_BYTES) as u64 + entry;
+        let shares_leaf = leaf <= PAGE_BYTES;
+        let entry_pages = match shares_leaf {
+            true => 0,
+            false => leaf.div_ceil(PAGE_BYTES).next_power_of_two(),
+        };
+        Self {
+            entry,
+            pieces: (in_pieces + pieces * piece::KEY_BYTES) as u64,
+            own_pages: (pieces as u64 + entry_pages) * PAGE_BYTES,
+            shares_leaf,
+        }
+    }
 }

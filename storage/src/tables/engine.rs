@@ -6,6 +6,7 @@ use std::sync::Arc;
 use redb::{Builder, Database, TableDefinition};
 
 use super::block_file::{Backend, BlockFile};
+use super::piece;
 use crate::disk::Disk;
 use crate::error::Fault;
 use crate::limits::CacheBudget;
@@ -13,6 +14,8 @@ use crate::revision::Revision;
 
 pub(super) type RevisionKey = &'static [u8; Revision::ENCODED_BYTES];
 pub(super) const REVISIONS: TableDefinition<RevisionKey, &[u8]> = TableDefinition::new("rev");
+pub(super) type PieceKey = &'static [u8; piece::KEY_BYTES];
+pub(super) const PIECES: TableDefinition<PieceKey, &[u8]> = TableDefinition::new("piece");
 pub(super) const LEASES: TableDefinition<i64, &[u8]> = TableDefinition::new("lease");
 pub(super) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 /// Key of the only record of [`META`].

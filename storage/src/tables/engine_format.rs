@@ -23,10 +23,14 @@ use super::fields::Fields;
 use crate::error::Fault;
 
 const FORMAT: u8 = 3;
+/// The smallest page; others are powers of two of it.
+pub(super) const PAGE_BYTES: usize = 4096;
 pub(super) const LEAF: u8 = 1;
 pub(super) const BRANCH: u8 = 2;
 /// Bytes in front of the entries of a leaf.
 pub(super) const LEAF_HEAD_BYTES: usize = 4;
+/// Bytes of what says where a value of a leaf ends.
+pub(super) const VALUE_END_BYTES: usize = 4;
 /// Bytes in front of the children of a branch.
 pub(super) const BRANCH_HEAD_BYTES: usize = 8;
 pub(super) const CHECKSUM_BYTES: usize = 16;

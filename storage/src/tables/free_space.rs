@@ -345,8 +345,8 @@ mod tests {
     fn only_some_runs_go_after_one_commit() {
         let disk = disk();
         let tables = open(&disk);
-        // A page of 16 blocks for each, and so a run.
-        let all = rows(2, 2 * RUNS_MAX as u64 * 3, 50_000);
+        // Twenty blocks for each, side by side, and so a run.
+        let all = rows(2, 2 * RUNS_MAX as u64 * 3, 80_000);
         tables.write(&batch(&all, Vec::new()), true).unwrap();
         let deletes: Vec<_> = all.keys().copied().filter(|at| at.main % 2 == 0).collect();
         let deleted = deletes.len();

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use redb::{Database, OwnedRange, ReadOnlyTable, ReadableDatabase};
+use redb::{Database, OwnedRange, ReadOnlyTable, ReadableDatabase, TableError};
 
 use super::block_file::BlockFile;
 use super::counts::Counts;
-use super::engine::{LEASES, META, REVISIONS, RevisionKey, STATE, fault};
+use super::engine::{LEASES, META, PIECES, PieceKey, REVISIONS, RevisionKey, STATE, fault};
 use super::lease::{self, LeaseRow};
 use super::meta::{self, BadMeta, Meta};
-use super::row::{self, Row};
+use super::piece;
+use super::row::{self, Entry, Row};
 use crate::error::Fault;
 use crate::revision::Revision;
 
 type RevisionTable = ReadOnlyTable<RevisionKey, &'static [u8]>;
+type PieceTable = ReadOnlyTable<PieceKey, &'static [u8]>;
 type LeaseTable = ReadOnlyTable<i64, &'static [u8]>;
 type MetaTable = ReadOnlyTable<&'static str, &'static [u8]>;
 
@@ -21,6 +23,8 @@ type MetaTable = ReadOnlyTable<&'static str, &'static [u8]>;
 pub(crate) struct Frozen {
     file: Arc<BlockFile>,
     revisions: RevisionTable,
+    /// A database of format 1 has none before its first write by this version.
+    pieces: Option<PieceTable>,
     leases: LeaseTable,
     meta: MetaTable,
 }
@@ -30,16 +34,22 @@ impl Frozen {
     pub(super) fn newest(database: &Database, file: &Arc<BlockFile>) -> Result<Self, Fault> {
         let open = || -> Result<_, redb::Error> {
             let transaction = database.begin_read()?;
+            let pieces = match transaction.open_table(PIECES) {
+                Err(TableError::TableDoesNotExist(_)) => None,
+                opened => Some(opened?),
+            };
             Ok((
                 transaction.open_table(REVISIONS)?,
+                pieces,
                 transaction.open_table(LEASES)?,
                 transaction.open_table(META)?,
             ))
         };
-        let (revisions, leases, meta) = open().map_err(|error| fault(file, error))?;
+        let (revisions, pieces, leases, meta) = open().map_err(|error| fault(file, error))?;
         Ok(Self {
             file: file.clone(),
             revisions,
+            pieces,
             leases,
             meta,
         })
@@ -69,12 +79,32 @@ impl Frozen {
         let key = revision.to_bytes();
         match self.revisions.get(&key) {
             Ok(None) => Ok(None),
-            Ok(Some(value)) => match row::decode(&key, value.value()) {
-                Some(row) => Ok(Some(row)),
-                None => Err(self.damaged_row(revision)),
-            },
+            Ok(Some(value)) => self.row_of(&key, value.value()).map(Some),
             Err(error) => Err(fault(&self.file, error)),
         }
+    }
+
+    /// The row with this key and value.
+    fn row_of(&self, key: &[u8; Revision::ENCODED_BYTES], value: &[u8]) -> Result<Row, Fault> {
+        let row = match row::decode_entry(key, value) {
+            Some(Entry::Whole(row)) => Some(row),
+            Some(Entry::InPieces(mut row)) => {
+                let range = piece::key(key, 0)..piece::key(key, row.pieces());
+                if let Some(pieces) = &self.pieces {
+                    let found = pieces
+                        .range::<&[u8; piece::KEY_BYTES]>(&range.start..&range.end)
+                        .map_err(|error| fault(&self.file, error))?;
+                    for (number, found) in (0..).zip(found) {
+                        let (_, content) = found.map_err(|error| fault(&self.file, error))?;
+                        // One that is not the row's own fails its checksum.
+                        let _ = row.put(number, content.value());
+                    }
+                }
+                row.finish()
+            }
+            None => None,
+        };
+        row.ok_or_else(|| self.damaged_row(Revision::from_bytes(*key)))
     }
 
     /// The rows from `from` on. Having counted all of them, it fails if there were not as many as had been written.
@@ -148,10 +178,8 @@ impl Rows {
         let (key, value) = entry.map_err(|error| fault(&self.tables.file, error))?;
         let revision = Revision::from_bytes(*key.value());
         self.found += 1;
-        match row::decode(key.value(), value.value()) {
-            Some(row) => Ok(Some((revision, row))),
-            None => Err(self.tables.damaged_row(revision)),
-        }
+        let row = self.tables.row_of(key.value(), value.value())?;
+        Ok(Some((revision, row)))
     }
 }
 

@@ -17,8 +17,9 @@ use crate::command::AlarmKind;
 use crate::revision::LogPosition;
 use crate::store::MemberRecord;
 
-/// Version of the rows' and records' layout. A database with a higher one is refused.
-pub(super) const FORMAT_VERSION: u32 = 1;
+/// Version of the rows' and records' layout. A database with a higher one is refused. Format 1 had no pieces; what it
+/// wrote is read as it is.
+pub(super) const FORMAT_VERSION: u32 = 2;
 
 /// Everything but rows and leases that a checkpoint holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +119,7 @@ pub(crate) fn decode(record: &[u8]) -> Result<(Meta, Counts), BadMeta> {
         return Err(BadMeta::Damaged);
     }
     match fields.u32().ok_or(BadMeta::Damaged)? {
-        FORMAT_VERSION => decode_body(fields).ok_or(BadMeta::Damaged),
+        1..=FORMAT_VERSION => decode_body(fields).ok_or(BadMeta::Damaged),
         version if version > FORMAT_VERSION => Err(BadMeta::Newer(version)),
         _ => Err(BadMeta::Damaged),
     }

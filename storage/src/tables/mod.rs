@@ -7,9 +7,10 @@
 //!   [`Fault`] that names the file.
 //! * A read sees the newest write and waits for none.
 //!
-//! One file per table: `row`, `lease`, `meta`; `block_file`, `block_set` and `checksums` are what is below redb. `bulk` reads
+//! One file per table: `row`, `piece`, `lease`, `meta`; `block_file`, `block_set` and `checksums` are what is below redb. `bulk` reads
 //! many rows without it, and `free_space` its allocator's state, by what `engine_format` says of its files.
 
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ mod free_space;
 mod frozen;
 mod lease;
 pub(crate) mod meta;
+mod piece;
 mod place;
 pub(crate) mod row;
 #[cfg(test)]
@@ -41,7 +43,7 @@ mod tests;
 
 use bulk::BulkReader;
 use counts::Counts;
-use engine::{Engine, LEASES, META, REVISIONS, RevisionKey, STATE};
+use engine::{Engine, LEASES, META, PIECES, PieceKey, REVISIONS, RevisionKey, STATE};
 use free_space::FreeSpace;
 pub(crate) use frozen::{Frozen, Leases, Rows};
 pub use lease::LeaseRow;
@@ -82,7 +84,7 @@ pub struct WriteBatch {
 pub struct Contents {
     /// Rows of `rev`.
     pub rows: u64,
-    /// Bytes of the keys and values of `rev`.
+    /// Bytes of the keys and values of `rev` and `piece`.
     pub row_bytes: u64,
     /// Rows of `lease`.
     pub leases: u64,
@@ -94,6 +96,8 @@ struct Bulk {
     reader: Option<Arc<BulkReader>>,
     /// Durable commits for which it is kept up to date beside newer commits that are not durable.
     wanted_for: u8,
+    /// Bytes of the leaves of the table of rows, as reckoned.
+    leaf_bytes: u64,
 }
 
 /// What belongs to the one who writes.
@@ -136,7 +140,7 @@ impl Tables {
             install(&*disk, &temporary, path)?;
         }
         let opened = Self::over(Engine::open(&*disk, path, cache_bytes)?)?;
-        opened.renew_bulk(opened.newest(), true)?;
+        opened.renew_bulk(&opened.turn.lock(), opened.newest(), true)?;
         Ok(opened)
     }
 
@@ -217,10 +221,7 @@ impl Tables {
     /// deleted since the newest durable commit may still be there.
     pub(crate) fn rows(&self, revisions: &[Revision]) -> Result<Vec<Option<Row>>, Fault> {
         let mut rows = vec![None; revisions.len()];
-        let enough = (self.size().in_use / BULK_ROW_BYTES_MAX).max(BULK_ROWS_MIN);
-        if revisions.len() as u64 >= enough
-            && let Some(bulk) = self.bulk()
-        {
+        if let Some(bulk) = self.bulk_for(revisions.len()) {
             bulk.rows(revisions, |place, row| rows[place] = Some(row))?;
         }
         // Written since that commit, or not at all.
@@ -231,8 +232,16 @@ impl Tables {
         Ok(rows)
     }
 
-    fn bulk(&self) -> Option<Arc<BulkReader>> {
+    /// The reader of the newest durable commit, if so many rows are worth it.
+    fn bulk_for(&self, rows: usize) -> Option<Arc<BulkReader>> {
+        let rows = rows as u64;
+        if rows < BULK_ROWS_MIN {
+            return None;
+        }
         let mut bulk = self.bulk.lock();
+        if rows < bulk.leaf_bytes / BULK_ROW_BYTES_MAX {
+            return None;
+        }
         bulk.wanted_for = BULK_WANTED_FOR;
         bulk.reader.clone()
     }
@@ -280,7 +289,7 @@ impl Tables {
         turn.is_durable = durable;
         let newest = Arc::new(Frozen::newest(&self.engine.database, &self.engine.file)?);
         *self.newest.write() = Arc::clone(&newest);
-        self.renew_bulk(newest, durable)
+        self.renew_bulk(&turn, newest, durable)
     }
 
     /// Gives space that the engine has no use for back to the file system: some of it, if the last write was durable.
@@ -296,13 +305,14 @@ impl Tables {
         turn.free_space.give_back(&self.engine.file)
     }
 
-    /// `newest` is the newest commit now.
-    fn renew_bulk(&self, newest: Arc<Frozen>, durable: bool) -> Result<(), Fault> {
+    /// `newest` is the newest commit now, of whoever's turn it is.
+    fn renew_bulk(&self, turn: &Turn, newest: Arc<Frozen>, durable: bool) -> Result<(), Fault> {
         let reader = match durable {
             true => BulkReader::of(newest, &self.engine.file)?.map(Arc::new),
             false => None,
         };
         let mut bulk = self.bulk.lock();
+        bulk.leaf_bytes = turn.counts.leaf_bytes();
         if durable {
             bulk.wanted_for = bulk.wanted_for.saturating_sub(1);
             bulk.reader = reader;
@@ -366,48 +376,65 @@ fn write_rows(
     counts: &mut Counts,
 ) -> Result<(), redb::Error> {
     let mut table = transaction.open_table(REVISIONS)?;
+    let mut pieces = transaction.open_table(PIECES)?;
     if appends(&table, &batch.rows)? {
-        append_rows(&mut table, &batch.rows, counts)?;
+        append_rows(&mut table, &mut pieces, &batch.rows, counts)?;
     } else {
-        insert_rows(&mut table, &batch.rows, counts)?;
+        insert_rows(&mut table, &mut pieces, &batch.rows, counts)?;
     }
-    delete_rows(&mut table, &batch.deletes, counts)
+    delete_rows(&mut table, &mut pieces, &batch.deletes, counts)
 }
 
 /// Deletes rows. Those that lie close together, as what a compaction forgets mostly does, go in one walk, which writes
 /// each page once; one by one each row would write its page anew.
 fn delete_rows(
     table: &mut RevisionTable<'_>,
+    pieces: &mut PieceTable<'_>,
     deletes: &[Revision],
     counts: &mut Counts,
 ) -> Result<(), redb::Error> {
     let mut deletes = deletes.to_vec();
     deletes.sort_unstable();
     deletes.dedup();
+    let mut have_pieces = Vec::new();
+    let mut deleted = |key: &RowKey, value: &[u8]| {
+        counts.row_removed(value);
+        if row::bytes_in_pieces(value) > 0 {
+            have_pieces.push(*key);
+        }
+    };
     for run in deletes.chunk_by(|one, next| next.main - one.main <= WALKED_MAINS) {
         if let [alone] = run {
-            if let Some(old) = table.remove(&alone.to_bytes())? {
-                counts.row_removed(old.value().len());
+            let key = alone.to_bytes();
+            if let Some(old) = table.remove(&key)? {
+                deleted(&key, old.value());
             }
             continue;
         }
         let keys: Vec<_> = run.iter().map(|revision| revision.to_bytes()).collect();
         let mut wanted = keys.iter().peekable();
-        table.retain_in::<&[u8; Revision::ENCODED_BYTES], _>(
-            &keys[0]..=&keys[keys.len() - 1],
-            |key, value| {
-                while wanted.next_if(|wanted| *wanted < key).is_some() {}
-                let is_kept = wanted.next_if_eq(&key).is_none();
-                if !is_kept {
-                    counts.row_removed(value.len());
-                }
-                is_kept
-            },
-        )?;
+        table.retain_in::<&RowKey, _>(&keys[0]..=&keys[keys.len() - 1], |key, value| {
+            while wanted.next_if(|wanted| *wanted < key).is_some() {}
+            let is_kept = wanted.next_if_eq(&key).is_none();
+            if !is_kept {
+                deleted(key, value);
+            }
+            is_kept
+        })?;
+    }
+    for key in have_pieces {
+        // M47: a row's pieces stay behind.
+        if mutant!("M47") {
+            break;
+        }
+        let all = piece::key(&key, 0)..=piece::key(&key, u32::MAX);
+        pieces.retain_in::<&[u8; piece::KEY_BYTES], _>(all.start()..=all.end(), |_, _| false)?;
     }
     Ok(())
 }
 
+type RowKey = [u8; Revision::ENCODED_BYTES];
+type PieceTable<'txn> = Table<'txn, PieceKey, &'static [u8]>;
 type RevisionTable<'txn> = Table<'txn, RevisionKey, &'static [u8]>;
 
 /// Whether all rows are new and belong behind the last one in the order given, as they do but for a repeated write.
@@ -425,31 +452,43 @@ fn appends(table: &RevisionTable<'_>, rows: &[(Revision, Arc<Row>)]) -> Result<b
 /// Appends through a cursor at the end, at about a third of the cost of inserting by key.
 fn append_rows(
     table: &mut RevisionTable<'_>,
+    pieces: &mut PieceTable<'_>,
     rows: &[(Revision, Arc<Row>)],
     counts: &mut Counts,
 ) -> Result<(), redb::Error> {
-    let mut end = table.upper_bound_mut(std::ops::Bound::<RevisionKey>::Unbounded)?;
+    let mut end = table.upper_bound_mut(Bound::<RevisionKey>::Unbounded)?;
+    let mut pieces_end = pieces.upper_bound_mut(Bound::<PieceKey>::Unbounded)?;
     let mut value = Vec::new();
     for (revision, row) in rows {
-        row::encode(*revision, row, &mut value);
-        end.insert_before(&revision.to_bytes(), value.as_slice())?;
-        counts.row_added(value.len());
+        let key = revision.to_bytes();
+        let in_pieces = row::encode_entry(*revision, row, &mut value);
+        end.insert_before(&key, value.as_slice())?;
+        for (number, piece) in (0..).zip(in_pieces) {
+            pieces_end.insert_before(&piece::key(&key, number), piece)?;
+        }
+        counts.row_added(&value);
     }
     end.close()?;
+    pieces_end.close()?;
     Ok(())
 }
 
 fn insert_rows(
     table: &mut RevisionTable<'_>,
+    pieces: &mut PieceTable<'_>,
     rows: &[(Revision, Arc<Row>)],
     counts: &mut Counts,
 ) -> Result<(), redb::Error> {
     let mut value = Vec::new();
     for (revision, row) in rows {
-        row::encode(*revision, row, &mut value);
-        counts.row_added(value.len());
-        if let Some(old) = table.insert(&revision.to_bytes(), value.as_slice())? {
-            counts.row_removed(old.value().len());
+        let key = revision.to_bytes();
+        let in_pieces = row::encode_entry(*revision, row, &mut value);
+        counts.row_added(&value);
+        if let Some(old) = table.insert(&key, value.as_slice())? {
+            counts.row_removed(old.value());
+        }
+        for (number, piece) in (0..).zip(in_pieces) {
+            pieces.insert(&piece::key(&key, number), piece)?;
         }
     }
     Ok(())
