@@ -131,12 +131,15 @@ pub async fn fill(channels: &[Channel], keys: u64, value_bytes: usize) -> anyhow
     // Below what a request may be, and what etcd allows of operations.
     const TXN_BYTES_MAX: u64 = 1 << 18;
     const TXN_PUTS_MAX: u64 = 100;
+    // With 256 of them etcd's requests timed out.
+    const CLIENTS: usize = 32;
     let puts = TXN_BYTES_MAX / (value_bytes as u64).max(1);
     let puts = puts.min(keys).clamp(1, TXN_PUTS_MAX);
     // The last one may meet the first keys once more.
     prepare(
         channels,
         Work::Txn { puts },
+        CLIENTS,
         keys,
         value_bytes,
         keys.div_ceil(puts),
@@ -151,19 +154,20 @@ pub async fn rewrite(
     value_bytes: usize,
     times: u64,
 ) -> anyhow::Result<Summary> {
-    prepare(channels, Work::Put, keys, value_bytes, times).await
+    prepare(channels, Work::Put, 256, keys, value_bytes, times).await
 }
 
 async fn prepare(
     channels: &[Channel],
     work: Work,
+    clients: usize,
     keys: u64,
     value_bytes: usize,
     requests: u64,
 ) -> anyhow::Result<Summary> {
     let load = Load {
         work,
-        clients: 256,
+        clients,
         keys,
         value_bytes,
         rate: None,
