@@ -1,6 +1,6 @@
 //! What this machine can do at all, without which no ratio means anything: how long its disk takes to sync, alone, for
 //! three writers, and beside three checkpoints; what reading a page costs that is in memory already; how long one request
-//! takes to a server that does nothing, and how many a second the generator gets out of it.
+//! takes to a server that does nothing, and how many a second the generators get out of it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -22,11 +22,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use crate::load::{self, Length, Load, Work};
 use crate::process::free_ports;
 use crate::summary::Summary;
+use crate::tool;
 
 /// Bytes of each write that is synced: what a small batch of entries takes.
 const WRITE_BYTES: usize = 4096;
@@ -50,7 +53,7 @@ const BUSY_TIME: Duration = Duration::from_secs(6);
 const STRIDE: u64 = 40_503;
 
 /// See the module. Times in microseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Calibration {
     /// Half of the syncs of one writer took no longer.
     pub sync_p50: u64,
@@ -70,6 +73,18 @@ pub struct Calibration {
     pub lone_p50: u64,
     /// Puts a second that a server answers which does nothing, 1000 clients on 10 connections.
     pub ceiling: f64,
+    /// Requests a second that etcd's tool gets out of it, by the rows that take the tool.
+    pub tool_ceilings: Vec<(&'static str, f64)>,
+}
+
+/// A row that takes etcd's tool.
+#[derive(Clone, Debug)]
+pub struct ToolRow<'a> {
+    pub name: &'static str,
+    pub tool: &'a Path,
+    pub words: &'a [String],
+    pub clients: usize,
+    pub connections: usize,
 }
 
 impl fmt::Display for Calibration {
@@ -84,6 +99,7 @@ impl fmt::Display for Calibration {
             page_read,
             lone_p50,
             ceiling,
+            tool_ceilings,
         } = self;
         write!(
             f,
@@ -91,17 +107,26 @@ impl fmt::Display for Calibration {
              {shared_sync_p50} us, p99 {shared_sync_p99} us; beside {WRITERS} files that get 10 MiB of scattered blocks a \
              second p50 {busy_sync_p50} us, p99 {busy_sync_p99} us; a scattered block from the system's memory {page_read:.1} \
              us; a server that does nothing: one client p50 {lone_p50} us, ceiling of this generator {ceiling:.0} puts/s"
-        )
+        )?;
+        for (row, ceiling) in tool_ceilings {
+            write!(f, ", of {row} {ceiling:.0}/s")?;
+        }
+        Ok(())
     }
 }
 
 impl Calibration {
     /// Measures, with files in `directory`.
-    pub async fn measure(directory: &Path) -> anyhow::Result<Self> {
+    pub async fn measure(directory: &Path, tool_rows: &[ToolRow<'_>]) -> anyhow::Result<Self> {
         let alone = syncs(directory, 1).await?;
         let shared = syncs(directory, WRITERS).await?;
         let (busy, page_read) = beside_checkpoints(directory).await?;
-        let (lone, ceiling) = nothing().await?;
+        let nothing = Nothing::start().await?;
+        let (lone, ceiling) = nothing.loaded().await?;
+        let mut tool_ceilings = Vec::new();
+        for row in tool_rows {
+            tool_ceilings.push((row.name, nothing.loaded_by_tool(row).await?));
+        }
         let micros = |summary: &Summary, share| summary.quantile(share).as_micros() as u64;
         Ok(Self {
             sync_p50: micros(&alone, 0.5),
@@ -113,6 +138,7 @@ impl Calibration {
             page_read,
             lone_p50: micros(&lone, 0.5),
             ceiling: ceiling.rate(),
+            tool_ceilings,
         })
     }
 }
@@ -230,40 +256,69 @@ fn scattered(number: u64) -> u64 {
     number.wrapping_mul(STRIDE) % BLOCKS * WRITE_BYTES as u64
 }
 
-/// One client, and a thousand, of a server that does nothing.
-async fn nothing() -> anyhow::Result<(Summary, Summary)> {
-    let exe = std::env::current_exe()?;
-    let port = free_ports(1)?[0];
-    // A process of its own, as servers are.
-    let _server = tokio::process::Command::new(exe)
-        .args(["nothing", "--port", &port.to_string()])
-        .kill_on_drop(true)
-        .spawn()?;
-    let endpoint = [format!("127.0.0.1:{port}")];
-    let started = Instant::now();
-    let channels = loop {
-        match load::connect(&endpoint, 10).await {
-            Ok(channels) => break channels,
-            Err(error) if started.elapsed() > START_TIMEOUT => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    };
-    let load = Load {
-        work: Work::Put,
-        clients: 1000,
-        keys: 1_000_000,
-        value_bytes: 256,
-        rate: None,
-        length: Length::Time(TIME),
-    };
-    let lone = Load {
-        clients: 1,
-        ..load.clone()
-    };
-    Ok((
-        load::run(&channels[..1], &lone).await?,
-        load::run(&channels, &load).await?,
-    ))
+/// A server that does nothing, in a process of its own, as servers are.
+struct Nothing {
+    endpoint: String,
+    channels: Vec<Channel>,
+    /// Killed when it goes.
+    _server: Child,
+}
+
+impl Nothing {
+    async fn start() -> anyhow::Result<Self> {
+        let port = free_ports(1)?[0];
+        let server = Command::new(std::env::current_exe()?)
+            .args(["nothing", "--port", &port.to_string()])
+            .kill_on_drop(true)
+            .spawn()?;
+        let endpoint = format!("127.0.0.1:{port}");
+        let started = Instant::now();
+        let channels = loop {
+            match load::connect(std::slice::from_ref(&endpoint), 10).await {
+                Ok(channels) => break channels,
+                Err(error) if started.elapsed() > START_TIMEOUT => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        };
+        Ok(Self {
+            endpoint,
+            channels,
+            _server: server,
+        })
+    }
+
+    /// One client, and a thousand.
+    async fn loaded(&self) -> anyhow::Result<(Summary, Summary)> {
+        let load = Load {
+            work: Work::Put,
+            clients: 1000,
+            keys: 1_000_000,
+            value_bytes: 256,
+            rate: None,
+            length: Length::Time(TIME),
+        };
+        let lone = Load {
+            clients: 1,
+            ..load.clone()
+        };
+        Ok((
+            load::run(&self.channels[..1], &lone).await?,
+            load::run(&self.channels, &load).await?,
+        ))
+    }
+
+    /// Requests a second.
+    async fn loaded_by_tool(&self, row: &ToolRow<'_>) -> anyhow::Result<f64> {
+        let endpoints = std::slice::from_ref(&self.endpoint);
+        let said = tool::run(row.tool, endpoints, row.connections, row.clients, row.words).await?;
+        anyhow::ensure!(
+            said.errors == 0,
+            "{}: {} requests to a server that does nothing failed",
+            row.name,
+            said.errors
+        );
+        Ok(said.rate)
+    }
 }
 
 /// A server that answers every call with an empty message, until it is killed.

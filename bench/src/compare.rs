@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::calibration::Calibration;
+use crate::calibration::{Calibration, ToolRow};
 use crate::expiry::{self, Expiry};
 use crate::fanout::{self, Fanout, Watching};
-use crate::load::{self, Length, Load, Work};
+use crate::load::{self, Length, Load, Nodes, Work};
 use crate::process::{Cluster, Usage, disk_written, own_cpu};
 use crate::report::{Figures, Report, RowReport};
 use crate::scenes::{self, Way};
@@ -313,12 +313,12 @@ fn rows(plan: &Plan) -> Vec<Row> {
 /// Compares and writes `report.md` and `report.json`.
 pub async fn compare(plan: &Plan) -> anyhow::Result<()> {
     std::fs::create_dir_all(&plan.directory).with_context(|| plan.directory.display().to_string())?;
-    println!("calibration ...");
-    let calibration = Calibration::measure(&plan.directory).await?;
-    println!("{calibration}");
     let mut rows = rows(plan);
     rows.retain(|row| plan.rows.is_empty() || plan.rows.iter().any(|wanted| is_named(row.name, wanted)));
     anyhow::ensure!(!rows.is_empty(), "no row is named {}", plan.rows.join(" or "));
+    println!("calibration ...");
+    let calibration = Calibration::measure(&plan.directory, &tool_rows(plan, &rows)).await?;
+    println!("{calibration}");
     let mut report = Report {
         a: name_of(&plan.a)?,
         b: name_of(&plan.b)?,
@@ -390,6 +390,20 @@ pub async fn compare(plan: &Plan) -> anyhow::Result<()> {
         report.failures.len()
     );
     Ok(())
+}
+
+fn tool_rows<'a>(plan: &'a Plan, rows: &'a [Row]) -> Vec<ToolRow<'a>> {
+    let tool_row = |row: &'a Row| match &row.work {
+        Measured::Tool { words, clients } => Some(ToolRow {
+            name: row.name,
+            tool: plan.tool.as_deref()?,
+            words,
+            clients: *clients,
+            connections: row.connections,
+        }),
+        _ => None,
+    };
+    rows.iter().filter_map(tool_row).collect()
 }
 
 /// Whether `wanted` names the row or the group that it is in: `P1` is not `P10`.
@@ -518,10 +532,10 @@ async fn measure(
         let gaps = scenes::kill_leaders(cluster, *times).await?;
         return Ok(figures(&gaps.into(), Used::default()));
     }
-    prepare(row, &channels, filled).await?;
+    let nodes = prepare(row, &channels, filled).await?;
     cluster.forget_peaks()?;
     let before = Used::so_far(cluster, &plan.directory)?;
-    let outcome = perform(cluster, row, rate, plan, &channels).await?;
+    let outcome = perform(cluster, row, rate, plan, &channels, nodes).await?;
     let after = Used::so_far(cluster, &plan.directory)?;
     Ok(Figures {
         files_mib: cluster.file_bytes()? >> 20,
@@ -530,28 +544,30 @@ async fn measure(
     })
 }
 
-/// Warms up, or makes the history that is to be compacted.
-async fn prepare(row: &Row, channels: &[Channel], filled: Filled) -> anyhow::Result<()> {
+/// Warms up, or makes the leases of nodes, of which it says what is known then, or the history that is to be compacted.
+async fn prepare(row: &Row, channels: &[Channel], filled: Filled) -> anyhow::Result<Nodes> {
     match &row.work {
+        Measured::Load { load, .. } if load.work == Work::NodeLeases => {
+            return load::make_nodes(channels, load).await;
+        }
         Measured::Load { load, .. } => {
             let mut warm_up = load.clone();
             warm_up.length = Length::Time(Duration::from_secs(1));
-            load::run(channels, &warm_up).await.map(drop)
+            load::run(channels, &warm_up).await?;
         }
         Measured::Compaction { load, .. } => {
             let written = usize::from(filled == Some((load.keys, load.value_bytes)));
             for _ in written..3 {
                 load::fill(channels, load.keys, load.value_bytes).await?;
             }
-            Ok(())
         }
         Measured::Idle(_) => {
             // Fresh members still lay out their files.
             tokio::time::sleep(IDLE_SETTLES).await;
-            Ok(())
         }
-        _ => Ok(()),
+        _ => {}
     }
+    Ok(Nodes::default())
 }
 
 async fn perform(
@@ -560,6 +576,7 @@ async fn perform(
     rate: Option<f64>,
     plan: &Plan,
     channels: &[Channel],
+    nodes: Nodes,
 ) -> anyhow::Result<Outcome> {
     Ok(match &row.work {
         Measured::Load { load, beside, .. } => {
@@ -573,7 +590,7 @@ async fn perform(
                     None => Ok(()),
                 }
             };
-            let (summary, beside) = tokio::join!(load::run(channels, &load), beside);
+            let (summary, beside) = tokio::join!(load::run_knowing(channels, &load, nodes), beside);
             beside?;
             summary?.into()
         }

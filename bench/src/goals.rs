@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::calibration::Calibration;
 use crate::report::{Figures, RowReport};
 
 /// One goal: a figure of a row.
@@ -157,18 +158,41 @@ impl Goal {
             }
         })
     }
+
+    /// What the figure would be of a server that does nothing itself, on this machine; none if that is not known.
+    #[expect(clippy::cast_precision_loss, reason = "microseconds")]
+    fn bound(&self, rows: &[RowReport], calibration: &Calibration) -> Option<f64> {
+        let row = rows.iter().find(|row| row.name == self.row)?;
+        match (self.row, self.what) {
+            // Answered once two of three members have synced.
+            ("P3 put", "p50") => {
+                let least = calibration.shared_sync_p50 + calibration.lone_p50;
+                Some(least as f64 / row.median(1, P50)?)
+            }
+            (name, "rate") => {
+                let ceilings = &calibration.tool_ceilings;
+                let (_, ceiling) = ceilings.iter().find(|(row, _)| *row == name)?;
+                Some(ceiling / row.median(1, RATE)?)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A table of all goals whose rows were measured.
-pub fn table(rows: &[RowReport]) -> String {
-    let mut table = "| goal | figure | wanted | measured | |\n|---|---|---|---|---|\n".to_owned();
+pub fn table(rows: &[RowReport], calibration: &Calibration) -> String {
+    let mut table =
+        "| goal | figure | wanted | measured | | a server that does nothing |\n|---|---|---|---|---|---|\n"
+            .to_owned();
     for goal in goals() {
         let Some((measured, is_met)) = goal.judge(rows) else {
             continue;
         };
         let verdict = if is_met { "met" } else { "**not met**" };
+        let bound = goal.bound(rows, calibration);
+        let bound = bound.map_or_else(|| "-".to_owned(), |bound| format!("{bound:.2}"));
         table += &format!(
-            "| {} | {} | {} | {measured:.2} | {verdict} |\n",
+            "| {} | {} | {} | {measured:.2} | {verdict} | {bound} |\n",
             goal.row, goal.what, goal.wanted
         );
     }
@@ -193,13 +217,37 @@ mod tests {
         let mut grown = figures(1.0);
         grown.grown_mib = 40;
         list.add(1, 0, grown);
-        let table = table(&[puts, list]);
+        let calibration = Calibration {
+            tool_ceilings: vec![("P1 put, etcd's tool", 42.0)],
+            ..Calibration::default()
+        };
+        let table = table(&[puts, list], &calibration);
         assert!(
-            table.contains("| P1 put, etcd's tool | rate | at least 3x | 3.10 | met |"),
+            table.contains("| P1 put, etcd's tool | rate | at least 3x | 3.10 | met | 4.20 |"),
             "{table}"
         );
-        assert!(table.contains("| P1 put, etcd's tool | CPU | at most 0.25x | 1.00 | **not met** |"));
-        assert!(table.contains("| P9 list in one reply | MiB grown | at most 32 | 40.00 | **not met** |"));
+        assert!(table.contains("| P1 put, etcd's tool | CPU | at most 0.25x | 1.00 | **not met** | - |"));
+        assert!(
+            table.contains("| P9 list in one reply | MiB grown | at most 32 | 40.00 | **not met** | - |")
+        );
         assert!(!table.contains("P3"), "it was not measured");
+    }
+
+    #[test]
+    fn a_lone_put_takes_a_sync_and_a_request_at_least() {
+        let mut put = RowReport::new("P3 put", "");
+        put.add(0, 0, figures(1.0));
+        put.add(0, 1, figures(1.0));
+        let calibration = Calibration {
+            shared_sync_p50: 30,
+            lone_p50: 11,
+            ..Calibration::default()
+        };
+        // B's was 100 us.
+        let table = table(&[put], &calibration);
+        assert!(
+            table.contains("| P3 put | p50 | at most 0.5x | 1.00 | **not met** | 0.41 |"),
+            "{table}"
+        );
     }
 }

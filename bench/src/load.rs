@@ -182,27 +182,52 @@ async fn prepare(
     Ok(summary)
 }
 
+/// What the apiserver's cache knows: the revision of each node's lease.
+pub type Nodes = Arc<Vec<AtomicI64>>;
+
+/// Makes the leases of all nodes of `load`, and says what is known of them then.
+pub async fn make_nodes(channels: &[Channel], load: &Load) -> anyhow::Result<Nodes> {
+    let nodes = unknown_nodes(load);
+    let all = Load {
+        length: Length::Requests(load.keys),
+        rate: None,
+        ..load.clone()
+    };
+    let summary = run_knowing(channels, &all, nodes.clone()).await?;
+    anyhow::ensure!(summary.errors == 0, "{} leases were not made", summary.errors);
+    Ok(nodes)
+}
+
+fn unknown_nodes(load: &Load) -> Nodes {
+    let nodes = match load.work {
+        Work::NodeLeases => load.keys,
+        _ => 0,
+    };
+    Arc::new((0..nodes).map(|_| AtomicI64::new(0)).collect())
+}
+
 /// What all clients of a run share.
 struct Shared {
     load: Load,
     value: Bytes,
     /// Number of the next request.
     next: AtomicU64,
-    /// What the apiserver's cache knows: the revision of each node's lease.
-    nodes: Vec<AtomicI64>,
+    nodes: Nodes,
     started: Instant,
 }
 
 /// Runs a load. With a fixed rate latencies count from when a request was due, so that stalls are not hidden.
 pub async fn run(channels: &[Channel], load: &Load) -> anyhow::Result<Summary> {
+    run_knowing(channels, load, unknown_nodes(load)).await
+}
+
+/// As [`run`], with what is known of the nodes of this load.
+pub async fn run_knowing(channels: &[Channel], load: &Load, nodes: Nodes) -> anyhow::Result<Summary> {
     let shared = Arc::new(Shared {
         load: load.clone(),
         value: bytes_of(load.value_bytes),
         next: AtomicU64::new(0),
-        nodes: match load.work {
-            Work::NodeLeases => (0..load.keys).map(|_| AtomicI64::new(0)).collect(),
-            _ => Vec::new(),
-        },
+        nodes,
         started: Instant::now(),
     });
     let mut clients = tokio::task::JoinSet::new();
@@ -448,7 +473,7 @@ mod tests {
                 },
                 value: Bytes::new(),
                 next: AtomicU64::new(0),
-                nodes: Vec::new(),
+                nodes: Nodes::default(),
                 started: Instant::now(),
             };
             let some = keys.min(10_000);

@@ -167,7 +167,7 @@ impl fmt::Display for Report {
         for row in &self.rows {
             writeln!(f, "* {}: {}", row.name, row.load)?;
         }
-        writeln!(f, "\n{}", goals::table(&self.rows))?;
+        writeln!(f, "\n{}", goals::table(&self.rows, &self.calibration))?;
         for failure in &self.failures {
             writeln!(f, "* FAILED: {failure}")?;
         }

@@ -3,20 +3,25 @@
 //! On the leader, [`LeaderReads`] confirms leadership with a quorum round that starts after the reads it speaks for
 //! arrived; reads that arrive during a round share the next. On every member, [`ReadQueue`] does the same for its own
 //! clients, so that a member has one barrier on the way to the leader at a time. No clock is trusted anywhere.
+//!
+//! A follower need not wait for such a round if it makes a quorum with the leader, as in a cluster of three. It says which
+//! vote it has, after its reads have arrived ([`vote_for`]). If the leader still has the same one when it hears of that,
+//! neither of them had voted for a later leader when the reads arrived; so there was none, and what this one has
+//! committed is all there was ([`index_by_word`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kelson_storage::mutant;
 use kelson_storage::reached;
-use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
+use openraft::{ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::node::{Raft, ReadIndexError};
-use crate::type_config::LogId;
+use crate::type_config::{LogId, Vote};
 
 /// How long a round may take before its reads are told "not confirmed". Source: etcd's `readIndexRetryTime`.
 pub(crate) const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
@@ -87,6 +92,60 @@ impl LeaderReads {
                 let _ = confirmed.send(index);
             }
         }
+    }
+}
+
+/// This member's vote, if it is that of `leader`, which it follows. It is asked for in the core, in turn with the requests
+/// for votes: what is watched of it may be older.
+pub(crate) async fn vote_for(raft: &Raft, leader: u64) -> Option<Vote> {
+    let vote = raft.with_raft_state(|state| *state.vote_ref()).await.ok()?;
+    (vote.committed && vote.leader_id.voted_for == leader).then_some(vote)
+}
+
+/// The index that reads must wait for which had arrived at `peer` before it had the vote `word`; none if that does not
+/// show that this member led then.
+pub(crate) async fn index_by_word(raft: &Raft, peer: u64, word: Vote) -> Option<LogId> {
+    let asked = raft.with_raft_state(move |state| {
+        let standing = Standing {
+            leads: state.server_state == ServerState::Leader,
+            vote: *state.vote_ref(),
+            committed: state.local_committed().copied(),
+            configs: state.membership_state.effective().get_joint_config(),
+        };
+        standing.index_by_word(peer, &word)
+    });
+    let index = asked.await.ok().flatten();
+    if index.is_some() {
+        reached!("read_confirmed_by_word");
+    }
+    index
+}
+
+/// Where a member stands when it is asked to confirm reads.
+struct Standing<'a> {
+    leads: bool,
+    vote: Vote,
+    committed: Option<LogId>,
+    /// Voters; two sets while a joint change is under way.
+    configs: &'a [BTreeSet<u64>],
+}
+
+impl Standing<'_> {
+    fn index_by_word(&self, peer: u64, word: &Vote) -> Option<LogId> {
+        let committed = self.committed?;
+        if mutant!("M17") {
+            // Whoever it was that the peer followed.
+            return Some(committed);
+        }
+        let leader = self.vote.leader_id.voted_for;
+        let is_quorum = |voters: &BTreeSet<u64>| {
+            let known = [leader, peer].iter().filter(|id| voters.contains(id)).count();
+            known * 2 > voters.len()
+        };
+        // An entry of its own term tells a leader what earlier ones have committed.
+        let knows_all = committed.committed_leader_id().term == self.vote.leader_id.term || mutant!("M20");
+        let leads = self.leads && self.vote.committed && *word == self.vote && peer != leader;
+        (leads && knows_all && self.configs.iter().all(is_quorum)).then_some(committed)
     }
 }
 
@@ -240,6 +299,56 @@ mod tests {
 
     fn at(index: u64) -> Option<Option<LogId>> {
         Some(Some(LogId::new_term_index(1, index)))
+    }
+
+    #[test]
+    fn a_word_counts_only_for_a_leader_that_it_makes_a_quorum_with() {
+        const LEADER: u64 = 1;
+        const PEER: u64 = 2;
+        let three = [BTreeSet::from([1, 2, 3])];
+        let standing = Standing {
+            leads: true,
+            vote: Vote::new_committed(7, LEADER),
+            committed: Some(LogId::new_term_index(7, 40)),
+            configs: &three,
+        };
+        let word = Vote::new_committed(7, LEADER);
+        assert_eq!(standing.index_by_word(PEER, &word), standing.committed);
+        // The peer is of another mind, or only about to be.
+        for other in [
+            Vote::new_committed(6, LEADER),
+            Vote::new_committed(8, LEADER),
+            Vote::new_committed(7, 3),
+            Vote::new(7, LEADER),
+        ] {
+            assert_eq!(standing.index_by_word(PEER, &other), None, "{other}");
+        }
+        // Who is no voter, or is the leader itself, adds nothing to it.
+        for other in [LEADER, 4] {
+            assert_eq!(standing.index_by_word(other, &word), None);
+        }
+        let none = |changed: Standing<'_>| assert_eq!(changed.index_by_word(PEER, &word), None);
+        let five = [BTreeSet::from([1, 2, 3, 4, 5])];
+        let joint = [BTreeSet::from([1, 2, 3]), BTreeSet::from([1, 4, 5])];
+        let without_leader = [BTreeSet::from([2, 3, 4])];
+        for configs in [&five[..], &joint, &without_leader] {
+            none(Standing { configs, ..standing });
+        }
+        none(Standing {
+            leads: false,
+            ..standing
+        });
+        none(Standing {
+            vote: Vote::new(7, LEADER),
+            ..standing
+        });
+        // A new leader that has committed nothing yet does not know all that its predecessors have.
+        for committed in [None, Some(LogId::new_term_index(6, 40))] {
+            none(Standing {
+                committed,
+                ..standing
+            });
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -173,6 +173,7 @@ pub(crate) async fn start(environment: Environment, config: NodeConfig) -> Resul
     let (leadership_sender, leadership) = watch::channel(Leadership::default());
     let to_leader = Arc::new(ToLeader::new(ToLeaderParts {
         outbox: outbox.clone(),
+        raft: raft.clone(),
         identity: identity.clone(),
         sequencer: sequencer.clone(),
         leader_reads: leader_reads.clone(),

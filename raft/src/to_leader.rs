@@ -18,13 +18,14 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::codec::vote_message;
 use crate::leadership::{Leadership, LeadershipHistory};
 use crate::network::frame::{Frame, Kind, Purpose};
 use crate::network::link::{Identity, Link};
-use crate::node::{AskLeaderError, LeaderServiceSlot, ProposeError, ReadIndexError};
+use crate::node::{AskLeaderError, LeaderServiceSlot, ProposeError, Raft, ReadIndexError};
 use crate::outbox::Outbox;
 use crate::propose::Sequencer;
-use crate::read_index::{LeaderReads, ReadQueue};
+use crate::read_index::{LeaderReads, ReadQueue, vote_for};
 use crate::type_config::{LogId, StoredMembership, log_id};
 
 /// How often deadlines are looked at.
@@ -59,6 +60,7 @@ pub(crate) struct ToLeader {
     pub(crate) reads: Mutex<ReadQueue>,
     questions: Mutex<Questions>,
     wake: Notify,
+    raft: Raft,
     identity: Arc<Identity>,
     sequencer: Arc<Sequencer>,
     leader_reads: Arc<LeaderReads>,
@@ -70,6 +72,7 @@ pub(crate) struct ToLeader {
 /// What [`ToLeader`] is made of.
 pub(crate) struct ToLeaderParts {
     pub(crate) outbox: Arc<Mutex<Outbox>>,
+    pub(crate) raft: Raft,
     pub(crate) identity: Arc<Identity>,
     pub(crate) sequencer: Arc<Sequencer>,
     pub(crate) leader_reads: Arc<LeaderReads>,
@@ -94,6 +97,7 @@ impl ToLeader {
             reads: Mutex::new(ReadQueue::default()),
             questions: Mutex::new(Questions::default()),
             wake: Notify::new(),
+            raft: parts.raft,
             identity: parts.identity,
             sequencer: parts.sequencer,
             leader_reads: parts.leader_reads,
@@ -244,8 +248,13 @@ impl ToLeader {
                 _ = sweep.tick() => { self.sweep(watched); }
             }
         };
+        let mut rounds = FuturesUnordered::new();
         loop {
             self.send_waiting(&mut link);
+            if let Some(token) = self.reads.lock().start_round(Instant::now()) {
+                let vote = vote_for(&self.raft, leadership.leader);
+                rounds.push(async move { (token, vote.await) });
+            }
             if link.writer.pending() > 0 {
                 link.writer.flush_within(self.identity.reply_timeout).await?;
             }
@@ -255,6 +264,10 @@ impl ToLeader {
                 frame = link.reader.next() => {
                     let frame = frame?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
                     self.on_frame(watched, frame)?;
+                }
+                Some((token, vote)) = rounds.next() => {
+                    let vote = vote.as_ref().map(vote_message);
+                    link.writer.put(Kind::ReadIndex, &peer::ReadIndexRequest { token, vote });
                 }
                 _ = watched.applied.changed(), if self.reads.lock().waits_for_apply() => self.on_applied(watched),
                 () = self.wake.notified() => {
@@ -276,10 +289,6 @@ impl ToLeader {
                 break;
             }
             link.writer.put(Kind::Forward, &peer::Forward { proposals });
-        }
-        if let Some(token) = self.reads.lock().start_round(Instant::now()) {
-            link.writer
-                .put(Kind::ReadIndex, &peer::ReadIndexRequest { token });
         }
         for (token, body) in self.take_questions() {
             link.writer

@@ -94,6 +94,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "a peer of another cluster, member or version was turned away",
     ),
     (
+        "read_confirmed_by_word",
+        "a follower's vote alone confirmed its reads",
+    ),
+    (
         "read_of_compacted",
         "a read below the compacted revision was refused",
     ),

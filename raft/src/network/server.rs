@@ -32,9 +32,9 @@ use crate::executor::{Executor, Tasks};
 use crate::meters::{PeerMeters, UnderWay};
 use crate::node::{LeaderServiceSlot, Raft};
 use crate::propose::Sequencer;
-use crate::read_index::LeaderReads;
+use crate::read_index::{LeaderReads, index_by_word};
 use crate::state_machine::SnapshotData;
-use crate::type_config::{LogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
+use crate::type_config::{SnapshotMeta, StoredMembership, TypeConfig, Vote};
 
 /// Appends handed to openraft and not yet answered; more than a client keeps in flight, so that this side never
 /// blocks on its own queue.
@@ -111,7 +111,7 @@ impl PeerService {
                 ended
             }
             Some(Purpose::Snapshot) => self.serve_snapshots(reader, writer, &peer).await,
-            Some(Purpose::Forward) => self.serve_forward(reader, writer).await,
+            Some(Purpose::Forward) => self.serve_forward(hello.from, reader, writer).await,
             Some(Purpose::Agreement) => self.serve_agreement(reader, writer).await,
             None => Err(invalid(format!(
                 "connection for unknown purpose {}",
@@ -377,7 +377,12 @@ impl PeerService {
 
     /// Commands need no reply: their origin hears from its own apply. Barriers and questions are answered as they
     /// are decided.
-    async fn serve_forward(&self, mut reader: FrameReader, mut writer: FrameWriter) -> io::Result<()> {
+    async fn serve_forward(
+        &self,
+        peer: u64,
+        mut reader: FrameReader,
+        mut writer: FrameWriter,
+    ) -> io::Result<()> {
         let mut barriers = FuturesUnordered::new();
         let mut questions = FuturesUnordered::new();
         loop {
@@ -399,7 +404,8 @@ impl PeerService {
                         }
                         Kind::ReadIndex => {
                             let message: peer::ReadIndexRequest = frame.message()?;
-                            barriers.push(barrier_reply(message.token, self.reads.confirm()));
+                            let word = message.vote.as_ref().map(|vote| vote_of(Some(vote))).transpose()?;
+                            barriers.push(self.confirm(peer, message.token, word));
                         }
                         Kind::LeaderRequest => {
                             let message: peer::LeaderRequest = frame.message()?;
@@ -409,6 +415,24 @@ impl PeerService {
                     }
                 }
             }
+        }
+    }
+
+    /// Confirms the reads of one round of a peer: by the vote that it had when they had arrived, or by a round of this
+    /// member's own.
+    async fn confirm(&self, peer: u64, token: u64, word: Option<Vote>) -> peer::ReadIndexReply {
+        let known = match word {
+            Some(word) => index_by_word(&self.raft, peer, word).await,
+            None => None,
+        };
+        let index = match known {
+            Some(index) => Some(Some(index)),
+            None => self.reads.confirm().await,
+        };
+        peer::ReadIndexReply {
+            token,
+            confirmed: index.is_some(),
+            index: index.flatten().as_ref().map(log_id_message),
         }
     }
 }
@@ -422,24 +446,6 @@ fn image_path(disk: &dyn Disk, directory: &Path) -> PathBuf {
         return target;
     }
     temporary_beside(disk, &target)
-}
-
-async fn barrier_reply(
-    token: u64,
-    confirmed: impl Future<Output = Option<Option<LogId>>>,
-) -> peer::ReadIndexReply {
-    match confirmed.await {
-        Some(index) => peer::ReadIndexReply {
-            token,
-            confirmed: true,
-            index: index.as_ref().map(log_id_message),
-        },
-        None => peer::ReadIndexReply {
-            token,
-            confirmed: false,
-            index: None,
-        },
-    }
 }
 
 async fn question_reply(
