@@ -2,7 +2,7 @@
 //!
 //! On the leader, [`LeaderReads`] confirms leadership with a quorum round that starts after the reads it speaks for
 //! arrived; reads that arrive during a round share the next. On every member, [`ReadQueue`] does the same for its own
-//! clients, so that a member has one barrier on the way to the leader at a time. No clock is trusted anywhere.
+//! clients, so that a member has few barriers on the way to the leader at a time. No clock is trusted anywhere.
 //!
 //! A follower need not wait for such a round if it makes a quorum with the leader, as in a cluster of three. It says which
 //! vote it has, after its reads have arrived ([`vote_for`]). If the leader still has the same one when it hears of that,
@@ -22,6 +22,10 @@ use tokio::time::Instant;
 
 use crate::node::{Raft, ReadIndexError};
 use crate::type_config::{LogId, Vote};
+
+/// Rounds of a member's own reads under way at once. The next one starts before the last is answered, so that a read waits for
+/// hardly more than its own.
+const ROUNDS_MAX: usize = 4;
 
 /// How long a round may take before its reads are told "not confirmed". Source: etcd's `readIndexRetryTime`.
 pub(crate) const ROUND_TIMEOUT: Duration = Duration::from_millis(500);
@@ -161,16 +165,21 @@ pub(crate) struct Waiter {
     done: oneshot::Sender<Result<(), ReadIndexError>>,
 }
 
-/// A member's own reads: waiting for the next round, in the present round, or for apply.
+/// A member's own reads: waiting for the next round, in a round that is under way, or for apply.
 ///
 /// Pure bookkeeping; whoever talks to the leader drives it.
 #[derive(Default)]
 pub(crate) struct ReadQueue {
     next: Vec<Waiter>,
-    round: Vec<Waiter>,
+    /// By token.
+    rounds: BTreeMap<u64, Round>,
     token: u64,
-    round_since: Option<Instant>,
     applying: BTreeMap<u64, Vec<Waiter>>,
+}
+
+struct Round {
+    since: Instant,
+    reads: Vec<Waiter>,
 }
 
 impl ReadQueue {
@@ -178,68 +187,67 @@ impl ReadQueue {
     pub(crate) fn push(&mut self, now: Instant) -> oneshot::Receiver<Result<(), ReadIndexError>> {
         let (done, wait) = oneshot::channel();
         let waiter = Waiter { since: now, done };
-        if mutant!("M18") && self.round_since.is_some() {
+        match self.rounds.last_entry() {
             // The round under way may have been answered before this read arrived.
-            self.round.push(waiter);
-        } else {
-            self.next.push(waiter);
+            Some(mut round) if mutant!("M18") => round.get_mut().reads.push(waiter),
+            _ => self.next.push(waiter),
         }
         wait
     }
 
-    /// Starts a round if reads wait and none is under way. Returns its token.
+    /// Starts a round if reads wait and not too many are under way. Returns its token.
     pub(crate) fn start_round(&mut self, now: Instant) -> Option<u64> {
-        if self.next.is_empty() || self.round_since.is_some() {
+        if self.next.is_empty() || self.rounds.len() >= ROUNDS_MAX {
             return None;
         }
-        self.round = std::mem::take(&mut self.next);
         self.token += 1;
-        self.round_since = Some(now);
+        let round = Round {
+            since: now,
+            reads: std::mem::take(&mut self.next),
+        };
+        self.rounds.insert(self.token, round);
         Some(self.token)
     }
 
     /// The answer of round `token`; none: not confirmed. `applied` is where apply stands.
     pub(crate) fn finish_round(&mut self, token: u64, index: Option<Option<LogId>>, applied: Option<u64>) {
-        if token != self.token || self.round_since.is_none() {
+        let Some(Round { reads, .. }) = self.rounds.remove(&token) else {
             return;
-        }
-        self.round_since = None;
-        let round = std::mem::take(&mut self.round);
+        };
         match index {
             Some(index) => {
                 let index = index.map(|id| id.index());
                 // M19: the read does not wait for apply.
                 if index <= applied || mutant!("M19") {
-                    finish(round, &Ok(()));
+                    finish(reads, &Ok(()));
                 } else if let Some(index) = index {
                     reached!("read_waited_for_apply");
-                    self.applying.entry(index).or_default().extend(round);
+                    self.applying.entry(index).or_default().extend(reads);
                 }
             }
             None => {
                 reached!("read_round_not_confirmed");
-                self.requeue(round);
+                self.requeue(reads);
             }
         }
     }
 
-    /// Gives up on the present round: the leader changed, or the way to it broke, or it took too long. Its reads join
-    /// the next one, under a new token.
-    pub(crate) fn abandon_round(&mut self) {
-        self.round_since = None;
-        let round = std::mem::take(&mut self.round);
-        self.requeue(round);
+    /// Gives up on the rounds under way: the leader changed, or the way to it broke, or they took too long. Their reads
+    /// join the next one, under a new token.
+    pub(crate) fn abandon_rounds(&mut self) {
+        let rounds = std::mem::take(&mut self.rounds);
+        self.requeue(rounds.into_values().flat_map(|round| round.reads).collect());
     }
 
-    fn requeue(&mut self, mut round: Vec<Waiter>) {
-        round.append(&mut self.next);
-        self.next = round;
+    fn requeue(&mut self, mut reads: Vec<Waiter>) {
+        reads.append(&mut self.next);
+        self.next = reads;
     }
 
-    /// Whether the present round has been under way for too long.
+    /// Whether a round has been under way for too long.
     pub(crate) fn round_is_late(&self, now: Instant) -> bool {
-        self.round_since
-            .is_some_and(|since| now.duration_since(since) >= ROUND_TIMEOUT)
+        let oldest = self.rounds.values().next();
+        oldest.is_some_and(|round| now.duration_since(round.since) >= ROUND_TIMEOUT)
     }
 
     /// Whether some read only waits for apply.
@@ -261,10 +269,9 @@ impl ReadQueue {
     pub(crate) fn expire(&mut self, now: Instant, timeout: Duration, error: &ReadIndexError) -> usize {
         let mut count = 0;
         let expired = |waiter: &mut Waiter| now.duration_since(waiter.since) >= timeout;
-        for list in [&mut self.next, &mut self.round]
-            .into_iter()
-            .chain(self.applying.values_mut())
-        {
+        let in_rounds = self.rounds.values_mut().map(|round| &mut round.reads);
+        let lists = std::iter::once(&mut self.next).chain(in_rounds);
+        for list in lists.chain(self.applying.values_mut()) {
             let late: Vec<Waiter> = list.extract_if(.., expired).collect();
             count += late.len();
             finish(late, &Err(error.clone()));
@@ -275,12 +282,9 @@ impl ReadQueue {
 
     /// Ends all reads: the node is stopping.
     pub(crate) fn fail_all(&mut self, error: &ReadIndexError) {
+        self.abandon_rounds();
         let applying = std::mem::take(&mut self.applying);
-        self.round_since = None;
-        for list in [std::mem::take(&mut self.next), std::mem::take(&mut self.round)]
-            .into_iter()
-            .chain(applying.into_values())
-        {
+        for list in std::iter::once(std::mem::take(&mut self.next)).chain(applying.into_values()) {
             finish(list, &Err(error.clone()));
         }
     }
@@ -358,7 +362,6 @@ mod tests {
         let mut early = queue.push(now);
         let token = queue.start_round(now).unwrap();
         let mut late = queue.push(now);
-        assert_eq!(queue.start_round(now), None, "one round at a time");
         queue.finish_round(token, at(5), Some(5));
         assert_eq!(early.try_recv().unwrap(), Ok(()));
         assert!(late.try_recv().is_err());
@@ -377,12 +380,42 @@ mod tests {
         let mut queue = ReadQueue::default();
         let mut read = queue.push(now);
         let old = queue.start_round(now).unwrap();
-        queue.abandon_round();
+        queue.abandon_rounds();
         let new = queue.start_round(now).unwrap();
         queue.finish_round(old, at(1), Some(9));
         assert!(read.try_recv().is_err(), "the old token confirms nothing");
         queue.finish_round(new, at(1), Some(9));
         assert_eq!(read.try_recv().unwrap(), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rounds_overlap_up_to_a_bound_and_end_in_any_order() {
+        let now = Instant::now();
+        let mut queue = ReadQueue::default();
+        let mut reads = Vec::new();
+        let mut tokens = Vec::new();
+        for _ in 0..ROUNDS_MAX {
+            reads.push(queue.push(now));
+            tokens.push(queue.start_round(now).unwrap());
+        }
+        let mut late = queue.push(now);
+        assert_eq!(queue.start_round(now), None, "enough are under way");
+        queue.finish_round(tokens[1], at(5), Some(5));
+        assert_eq!(reads[1].try_recv().unwrap(), Ok(()));
+        assert!(reads[0].try_recv().is_err(), "its own round is not answered");
+        assert!(!queue.round_is_late(now + ROUND_TIMEOUT / 2));
+        let later = now + ROUND_TIMEOUT;
+        assert!(queue.round_is_late(later));
+        queue.abandon_rounds();
+        let token = queue.start_round(later).unwrap();
+        assert!(!queue.round_is_late(later));
+        queue.finish_round(tokens[0], at(5), Some(5));
+        assert!(reads[0].try_recv().is_err(), "it is of another round now");
+        queue.finish_round(token, at(6), Some(6));
+        for place in [0, 2, 3] {
+            assert_eq!(reads[place].try_recv().unwrap(), Ok(()));
+        }
+        assert_eq!(late.try_recv().unwrap(), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]

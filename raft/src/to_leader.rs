@@ -163,7 +163,7 @@ impl ToLeader {
     /// Whatever was sent may be lost.
     fn begin_again(&self) {
         self.outbox.lock().resend_all();
-        self.reads.lock().abandon_round();
+        self.reads.lock().abandon_rounds();
         for question in self.questions.lock().open.values_mut() {
             question.sent = false;
         }
@@ -382,7 +382,7 @@ impl ToLeader {
             if late {
                 kelson_storage::reached!("read_round_late");
                 self.identity.meters.slow_read_indexes.add(1);
-                reads.abandon_round();
+                reads.abandon_rounds();
             }
             late
         };
