@@ -156,8 +156,7 @@ impl LogStorage {
             last: recovered.last.map(log_id),
             purged: recovered.purged.map(log_id),
             vote,
-            // Past the end it was an announcement; the state that it announced has not come.
-            committed: recovered.committed.min(recovered.last).map(log_id),
+            committed: committed_in(recovered, &wal.reader())?.map(log_id),
         };
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
@@ -431,6 +430,23 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         self.shared.queue.push(Work::Purge(position(&log_id), None));
         Ok(())
     }
+}
+
+/// What is known to be committed of the entries in the log. A position whose entry is neither there nor purged was an
+/// announcement ([`LogStorage::announce`]) of a state that has not come: it says nothing of this log, which may hold entries that
+/// the announced state would have replaced.
+///
+/// Simulation seed 833819: the received database could not be renamed, and the next start took the end of its log for
+/// committed, an entry of a former leader.
+///
+/// # Errors
+/// [`Fault::Damaged`], [`Fault::Io`]: the entry cannot be read.
+pub(crate) fn committed_in(recovered: &Recovered, log: &WalReader) -> Result<Option<LogPosition>, Fault> {
+    let Some(committed) = recovered.committed.filter(|at| Some(*at) > recovered.purged) else {
+        return Ok(recovered.committed);
+    };
+    let found = log.read(committed.index, committed.index + 1, 1)?;
+    Ok(Some(committed).filter(|at| found.first().is_some_and(|entry| entry.position == *at)))
 }
 
 fn stopped() -> io::Error {

@@ -15,6 +15,7 @@ use kelson_storage::wal::{Recovered, Wal, WalEntry, WalOptions, WalReader};
 use openraft::EntryPayload;
 
 use crate::codec::{decode_vote, entry_of};
+use crate::log_storage::committed_in;
 use crate::state_machine::apply_entry;
 use crate::type_config::log_id;
 
@@ -52,6 +53,7 @@ pub struct Entry {
 pub struct Log {
     directory: std::path::PathBuf,
     recovered: Recovered,
+    committed: Option<LogPosition>,
     reader: WalReader,
     _wal: Wal,
 }
@@ -74,9 +76,11 @@ impl Log {
             segment_bytes: WAL_SEGMENT_BYTES,
         };
         let (wal, recovered) = Wal::open(disk, options, false)?;
+        let reader = wal.reader();
         Ok(Self {
             directory: directory.to_owned(),
-            reader: wal.reader(),
+            committed: committed_in(&recovered, &reader)?,
+            reader,
             recovered,
             _wal: wal,
         })
@@ -95,7 +99,7 @@ impl Log {
     /// The newest entry that this member knew to be committed. Saved without a sync of its own, so after a power cut
     /// entries behind it may be committed too.
     pub fn committed(&self) -> Option<LogPosition> {
-        self.recovered.committed.min(self.recovered.last)
+        self.committed
     }
 
     /// Term and candidate of the last vote.

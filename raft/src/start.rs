@@ -294,6 +294,10 @@ fn open(environment: Environment, config: &NodeConfig) -> Result<Opened, Fault> 
             .map_err(|source| Fault::io("create directory", directory, source))?;
     }
     snapshot::remove_leftovers(disk.as_ref(), snapshots)?;
+    // A received database may have got its name without a sync. What follows relies on it. Simulation seed 832761: the log was
+    // purged for it, and the power went.
+    disk.sync_directory(snapshots)
+        .map_err(|source| Fault::io("sync directory", snapshots, source))?;
     let has_database = Tables::exists(disk.as_ref(), &database);
     let has_log = Wal::exists(disk.as_ref(), &log_directory);
     let store_options = StoreOptions {

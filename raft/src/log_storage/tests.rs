@@ -91,3 +91,32 @@ async fn nothing_counts_as_stored_before_the_thread_has_synced_it() {
     assert!(promised.is_none(), "a vote was promised");
     assert_eq!(log.read_vote().await.unwrap(), None);
 }
+
+/// Simulation seed 833819, see [`committed_in`].
+#[tokio::test]
+async fn an_announcement_that_never_came_commits_nothing_of_the_log() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (mut wal, _) = open(scratch.path(), true);
+    for index in 0..6 {
+        let id = at(1, index);
+        let payload = payload_bytes(&blank(id));
+        let position = position(&id);
+        wal.append(&WalEntry { position, payload }).unwrap();
+    }
+    wal.flush(true).unwrap();
+    drop(wal);
+    for (saved, committed) in [
+        (at(1, 3), Some(at(1, 3))),
+        // Behind the log's end, and in its middle, where it has the entry of another leader.
+        (at(2, 9), None),
+        (at(2, 5), None),
+    ] {
+        let (wal, recovered) = open(scratch.path(), false);
+        let recovered = Recovered {
+            committed: Some(position(&saved)),
+            ..recovered
+        };
+        let mut log = LogStorage::over(&wal, &recovered, CACHE_BYTES, Executor::default().bell()).unwrap();
+        assert_eq!(log.read_committed().await.unwrap(), committed, "{saved}");
+    }
+}
