@@ -37,6 +37,10 @@ pub const MARKS: &[(&str, &str)] = &[
         "a compaction needed more than one transaction",
     ),
     (
+        "compaction_looked_without_writing",
+        "a bite of a compaction only read",
+    ),
+    (
         "compaction_of_tombstone_at_target",
         "a compaction kept a tombstone that stood at its revision",
     ),

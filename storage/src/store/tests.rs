@@ -320,6 +320,34 @@ fn compaction_waits_for_a_long_read_and_not_for_ever() {
     }
 }
 
+/// Each bite was a transaction once, also those that only read: they are most of them, and puts waited for the commits.
+#[test]
+fn a_compaction_looks_for_rows_without_writing() {
+    let value: &'static str = Box::leak("x".repeat(100_000).into_boxed_str());
+    let mut fixture = Fixture::new();
+    for _ in 0..5 {
+        fixture.run(put("a", value)).unwrap();
+    }
+    assert!(!fixture.checkpointer.look().unwrap(), "there is no compaction");
+    fixture.run(Command::Compact { revision: 6 }).unwrap();
+    assert!(
+        !fixture.checkpointer.look().unwrap(),
+        "its rows are not written yet"
+    );
+    assert!(fixture.checkpointer.step(false).unwrap().compaction_pending);
+    fixture.run(put("b", "1")).unwrap();
+    let unwritten = fixture.store.reader().unwritten_bytes();
+    let mut looks = 0;
+    while fixture.checkpointer.look().unwrap() {
+        looks += 1;
+    }
+    assert!(looks > 1);
+    assert_eq!(fixture.store.reader().unwritten_bytes(), unwritten);
+    assert_eq!(fixture.store.reader().tables().contents().rows, 5);
+    while fixture.checkpointer.step(true).unwrap().compaction_pending {}
+    assert_eq!(fixture.store.reader().tables().contents().rows, 2);
+}
+
 /// Bytes that the database takes of the file system.
 fn bytes_taken(fixture: &Fixture) -> u64 {
     use std::os::unix::fs::MetadataExt;

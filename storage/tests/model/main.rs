@@ -179,6 +179,9 @@ impl Run {
                 let step = self.checkpointer.step(durable).unwrap();
                 assert_eq!(step.durable, self.store.applied().filter(|_| durable));
             }
+            Step::Look => {
+                self.checkpointer.look().unwrap();
+            }
             Step::Restart { session } => self.restart(session),
             Step::Install => self.install(),
             Step::Query(range) => self.query(&range),
