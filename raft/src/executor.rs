@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::background;
 use crate::life::Life;
 
 /// Where a member's tasks, workers and blocking calls run. The default is a member in earnest.
@@ -113,6 +114,10 @@ pub(crate) trait Worker: Send + 'static {
     fn wait(&self, limit: Option<Duration>);
     /// What is rung when there is something to do.
     fn bell(&self) -> &Bell;
+    /// Whether nobody waits for it most of the time, so that its thread had better let others go first.
+    fn is_background(&self) -> bool {
+        false
+    }
 }
 
 /// What a worker wants after a step.
@@ -165,6 +170,11 @@ impl Bell {
 }
 
 fn run_thread(mut worker: impl Worker) {
+    if worker.is_background()
+        && let Err(error) = background::give_way()
+    {
+        tracing::debug!(%error, "the system does not let this thread give way to others");
+    }
     loop {
         match worker.step() {
             Next::Again => {}

@@ -1,6 +1,7 @@
 //! openraft fitted to Kelson's storage and wire. What leaves this crate is [`node::Node`]; openraft's types do not.
 
 mod agreement;
+mod background;
 mod campaign;
 mod checkpoint;
 mod codec;
