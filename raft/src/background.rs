@@ -2,7 +2,8 @@
 
 use std::io;
 
-/// The longest turn on a core that Linux gives.
+/// The longest turn on a core that Linux gives, in nanoseconds.
+#[cfg(target_os = "linux")]
 const LONGEST_SLICE: u64 = 100_000_000;
 
 /// Lets whatever else wakes have this thread's core at once, for longer turns of its own: its share of the cores stays what
@@ -13,6 +14,7 @@ const LONGEST_SLICE: u64 = 100_000_000;
 ///
 /// # Errors
 /// Where the system will not have it. Nothing is changed then.
+#[cfg(target_os = "linux")]
 pub(crate) fn give_way() -> io::Result<()> {
     let mut attributes = get_attributes()?;
     attributes.sched_runtime = LONGEST_SLICE;
@@ -21,7 +23,13 @@ pub(crate) fn give_way() -> io::Result<()> {
     (result == 0).then_some(()).ok_or_else(io::Error::last_os_error)
 }
 
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn give_way() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// How the calling thread is scheduled.
+#[cfg(target_os = "linux")]
 fn get_attributes() -> io::Result<libc::sched_attr> {
     // SAFETY: It holds numbers only, for which zero is a value.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
@@ -33,7 +41,7 @@ fn get_attributes() -> io::Result<libc::sched_attr> {
         .ok_or_else(io::Error::last_os_error)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 

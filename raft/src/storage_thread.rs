@@ -161,6 +161,7 @@ struct Writer {
     log: LogStorage,
     meters: Arc<Meters>,
     pacer: Pacer,
+    /// When rows were written last, durably or not.
     last_write: Instant,
     last_durable: Instant,
     unsynced_bytes: u64,
@@ -181,8 +182,8 @@ struct Pacer {
 }
 
 impl Pacer {
-    /// What to wait for before the next step, which comes `length` after the last one was over, or when there is something
-    /// to do. None: the step is due.
+    /// What is left of a pause of `length`, which begins now unless one of that length is under way; a pause without a length
+    /// lasts until there is something to do. None: the step is due.
     fn rest(&mut self, length: Option<Duration>) -> Option<Next> {
         let now = Instant::now();
         let under_way = self.pause.filter(|(same, _)| *same == length);
@@ -380,7 +381,7 @@ mod tests {
     use super::*;
 
     /// Each ring ended the pause once: beside 500 puts a second a compaction took twice the share of the cores that it was
-    /// meant to, and beside thousands all it could get.
+    /// meant to, and waited half as long for long reads.
     #[tokio::test(start_paused = true)]
     async fn what_rings_amid_a_pause_does_not_end_it() {
         let mut pacer = Pacer::default();

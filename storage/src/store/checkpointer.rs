@@ -246,10 +246,11 @@ impl Checkpointer {
     pub fn look(&mut self) -> Result<bool, Fault> {
         let state = self.shared.state.lock();
         let is_current = state.generation == self.generation;
-        let (tables, written) = (Arc::clone(&state.tables), state.overlay.written());
+        let tables = Arc::clone(&state.tables);
         MutexGuard::unlock_fair(state);
+        // The step that began it has written all rows that it is about.
         let compaction = self.compaction.as_mut().filter(|_| is_current);
-        let Some(compaction) = compaction.filter(|compaction| compaction.looks_next(written)) else {
+        let Some(compaction) = compaction.filter(|compaction| compaction.looks_next()) else {
             return Ok(false);
         };
         crate::reached!("compaction_looked_without_writing");
@@ -434,7 +435,7 @@ impl Checkpointer {
             compaction.deferred += 1;
             return Ok(bite);
         }
-        if compaction.looks_next(captured.written) {
+        if compaction.looks_next() {
             compaction.look(&captured.tables)?;
         } else {
             bite = compaction.victims.take(COMPACTION_ROWS_PER_BITE);
@@ -476,9 +477,9 @@ impl Checkpointer {
 }
 
 impl Compaction {
-    /// Whether it has nothing to delete before it has seen more, and can see it: all rows that it is about are written.
-    fn looks_next(&self, written: u64) -> bool {
-        written >= self.target && self.victims.rows.is_empty() && !self.all_seen
+    /// Whether it has nothing to delete before it has seen more.
+    fn looks_next(&self) -> bool {
+        self.victims.rows.is_empty() && !self.all_seen
     }
 
     /// Looks at the next rows, and brings what they replace into order when there is enough of it.

@@ -320,10 +320,15 @@ fn compaction_waits_for_a_long_read_and_not_for_ever() {
     }
 }
 
+/// A value of so many bytes, for [`put`].
+fn long_value(bytes: usize) -> &'static str {
+    Box::leak("x".repeat(bytes).into_boxed_str())
+}
+
 /// Each bite was a transaction once, also those that only read: they are most of them, and puts waited for the commits.
 #[test]
 fn a_compaction_looks_for_rows_without_writing() {
-    let value: &'static str = Box::leak("x".repeat(100_000).into_boxed_str());
+    let value = long_value(100_000);
     let mut fixture = Fixture::new();
     for _ in 0..5 {
         fixture.run(put("a", value)).unwrap();
@@ -332,7 +337,7 @@ fn a_compaction_looks_for_rows_without_writing() {
     fixture.run(Command::Compact { revision: 6 }).unwrap();
     assert!(
         !fixture.checkpointer.look().unwrap(),
-        "its rows are not written yet"
+        "a step begins it, which writes its rows"
     );
     assert!(fixture.checkpointer.step(false).unwrap().compaction_pending);
     fixture.run(put("b", "1")).unwrap();
@@ -358,7 +363,7 @@ fn bytes_taken(fixture: &Fixture) -> u64 {
 /// etcd gives nothing back before somebody defragments, which stops the member.
 #[test]
 fn the_space_of_what_compaction_forgets_comes_back_by_itself() {
-    let value: &'static str = Box::leak("x".repeat(20_000).into_boxed_str());
+    let value = long_value(20_000);
     let mut fixture = Fixture::new();
     for _ in 0..1_000 {
         fixture.run(put("a", value)).unwrap();
