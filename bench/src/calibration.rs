@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use kelson_ports::free_ports;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -27,7 +28,6 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::load::{self, Length, Load, Work};
-use crate::process::free_ports;
 use crate::summary::Summary;
 use crate::tool;
 

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
+use kelson_ports::free_ports;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use kelson_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use kelson_proto::etcdserverpb::{RangeRequest, StatusRequest, StatusResponse};
@@ -20,10 +21,6 @@ use crate::load;
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// What files are counted in.
 const BLOCK_BYTES: u64 = 512;
-/// Ports are looked for from here on. Below those that systems give to clients, which could take one between the look
-/// and the start.
-const FIRST_PORT: u16 = 21_000;
-const LAST_PORT: u16 = 32_000;
 
 /// One member, killed when dropped.
 pub struct Server {
@@ -398,20 +395,4 @@ fn spawn(
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("cannot start {binary}"))
-}
-
-/// Ports that nobody listens on.
-pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let span = u32::from(LAST_PORT - FIRST_PORT);
-    // Two benchmarks at the same time begin to look in different places.
-    let offset = std::process::id().wrapping_mul(97) % span;
-    let free = (0..span)
-        .map(|step| FIRST_PORT + u16::try_from((offset + step) % span).unwrap_or_default())
-        .filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    let ports: Vec<u16> = free.take(count).collect();
-    anyhow::ensure!(
-        ports.len() == count,
-        "fewer than {count} free ports from {FIRST_PORT} to {LAST_PORT}"
-    );
-    Ok(ports)
 }

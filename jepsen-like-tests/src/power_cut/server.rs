@@ -1,13 +1,13 @@
 //! [`Server`]: a member under test, started and killed; it ends with the test, however that ends.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use kelson_ports::free_ports;
 use kelson_proto::etcdserverpb::RangeRequest;
 use kelson_proto::etcdserverpb::kv_client::KvClient;
 use tokio::time::Instant;
@@ -144,13 +144,4 @@ impl Drop for Server {
             eprintln!("a member could not be killed: {error:#}");
         }
     }
-}
-
-/// Ports that nobody uses at the moment. Held together, so that all differ.
-fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let sockets: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<Result<_, _>>()?;
-    let port = |socket: &TcpListener| Ok(socket.local_addr()?.port());
-    sockets.iter().map(port).collect()
 }

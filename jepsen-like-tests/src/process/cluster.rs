@@ -407,18 +407,17 @@ fn place(network: Option<&Network>, member: usize) -> Result<Place> {
                 SocketAddr::from((address, PEER_PORT)),
             )
         }
-        None => (free_port()?, free_port()?),
+        None => {
+            let ports = kelson_ports::free_ports(2)?;
+            let on_loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            (on_loopback(ports[0]), on_loopback(ports[1]))
+        }
     };
     Ok(Place {
         client,
         peer,
         shown: client,
     })
-}
-
-fn free_port() -> Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?)
 }
 
 /// The last line of a log, for messages.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use kelson_ports::free_ports;
 use kelson_proto::etcdserverpb as pb;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
@@ -12,7 +13,6 @@ use tokio::time::Instant;
 
 use crate::harness::Client;
 use crate::harness::client::single;
-use crate::harness::process::free_ports;
 use crate::netns::Networks;
 use crate::settings::{MEMBERS, keeps_data, scratch};
 
@@ -364,7 +364,7 @@ impl Members {
 
 /// Free ports of this machine.
 fn on_loopback() -> Vec<Place> {
-    let ports = free_ports(3 * MEMBERS);
+    let ports = free_ports(3 * MEMBERS).expect("a machine has free ports");
     let place = |ports: &[u16]| Place {
         client: format!("127.0.0.1:{}", ports[0]),
         peer: format!("127.0.0.1:{}", ports[1]),

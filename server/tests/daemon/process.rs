@@ -85,10 +85,8 @@ pub struct Ports {
 
 impl Ports {
     pub fn free() -> Self {
-        let sockets = [(); 3].map(|()| std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
-        let [client, peer, metrics] = sockets
-            .each_ref()
-            .map(|socket| socket.local_addr().expect("bound").port());
+        let ports = kelson_ports::free_ports(3).expect("a machine has free ports");
+        let [client, peer, metrics] = ports.try_into().expect("as many as asked for");
         Self {
             client,
             peer,

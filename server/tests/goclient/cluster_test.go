@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,12 +84,20 @@ func (c *cluster) assignPorts() {
 	}
 }
 
-// listeners returns loopback addresses that were free a moment ago.
+// nextPort is where listeners looks on. Below the ports that systems give to clients: a connection of anybody could take
+// one of those while its member is down. In the range of compare.sh and of the tests in Rust, which run before and after.
+var nextPort = 10_000 + os.Getpid()*997%20_000
+
+// listeners returns loopback addresses that were free a moment ago, none of them twice.
 func listeners(t *testing.T, count int) []string {
 	t.Helper()
 	var addresses []string
-	for range count {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+	for len(addresses) < count {
+		nextPort++
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", nextPort))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

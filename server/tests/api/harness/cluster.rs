@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use kelson_ports::free_ports;
 use kelson_proto::etcdserverpb as pb;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::client::Client;
-use super::process::{Process, free_ports};
+use super::process::Process;
 use super::{PATIENCE, eventually};
 
 /// Times a cluster is started anew because another process took one of its ports.
@@ -84,7 +85,7 @@ impl Cluster {
 
     async fn try_start(size: usize, extra: &[&str]) -> Option<Cluster> {
         let directory = TempDir::with_prefix("kelson-api-").expect("scratch space is writable");
-        let ports = free_ports(2 * size);
+        let ports = free_ports(2 * size).expect("a machine has free ports");
         let (client_ports, peer_ports) = ports.split_at(size);
         let initial_cluster: Vec<String> = peer_ports
             .iter()

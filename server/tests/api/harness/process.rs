@@ -1,7 +1,6 @@
 //! One server process: its ports, its directory, its log, and its end.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -9,18 +8,6 @@ use std::process::{Child, Command, Stdio};
 pub fn target_binary() -> PathBuf {
     std::env::var_os("KELSON_API_TARGET_BIN")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_kelson")), PathBuf::from)
-}
-
-/// `count` loopback ports that were free a moment ago. Somebody may take one before the server does; who
-/// starts servers must be ready to try again.
-pub fn free_ports(count: usize) -> Vec<u16> {
-    let bound: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a loopback port is free"))
-        .collect();
-    bound
-        .iter()
-        .map(|listener| listener.local_addr().expect("a bound port has an address").port())
-        .collect()
 }
 
 /// A server process, killed when dropped.
