@@ -292,9 +292,9 @@ impl Writer {
         let began = Instant::now();
         let step = {
             let mut checkpointer = self.shared.checkpointer.lock();
-            // Most bites of a compaction write nothing: rows gather meanwhile as they do without one.
+            // Most bites leave the database as it is: rows gather meanwhile as they do without them.
             let gathers = !durable && self.pending && self.last_write.elapsed() < STEP_PAUSE;
-            if gathers && checkpointer.look()? {
+            if gathers && checkpointer.bite_without_commit()? {
                 return Ok(());
             }
             self.last_write = began;

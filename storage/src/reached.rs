@@ -37,7 +37,7 @@ pub const MARKS: &[(&str, &str)] = &[
         "a compaction needed more than one transaction",
     ),
     (
-        "compaction_looked_without_writing",
+        "compaction_looked_without_commit",
         "a bite of a compaction only read",
     ),
     (
@@ -52,6 +52,10 @@ pub const MARKS: &[(&str, &str)] = &[
     (
         "free_space_given_back",
         "blocks that the engine had no use for became holes in its file",
+    ),
+    (
+        "index_file_bitten_without_commit",
+        "a bite of an index file left the database as it was",
     ),
     (
         "index_file_given_up",

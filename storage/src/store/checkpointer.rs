@@ -238,23 +238,34 @@ impl Checkpointer {
         })
     }
 
-    /// Does the next bite of a compaction if that one only looks for rows, and nothing else. `false`: it does not, or there
-    /// is none; the next step has it.
+    /// Does the next bite if it leaves the database as it is, and nothing else: of a compaction that only looks for rows, of
+    /// an index file, or of a check. `false`: it does not, or there is none; the next step has it.
     ///
     /// # Errors
-    /// As [`Tables::read_from`].
-    pub fn look(&mut self) -> Result<bool, Fault> {
+    /// As [`Tables::read_from`] and [`Tables::scan`].
+    pub fn bite_without_commit(&mut self) -> Result<bool, Fault> {
         let state = self.shared.state.lock();
         let is_current = state.generation == self.generation;
         let tables = Arc::clone(&state.tables);
         MutexGuard::unlock_fair(state);
-        // The step that began it has written all rows that it is about.
-        let compaction = self.compaction.as_mut().filter(|_| is_current);
-        let Some(compaction) = compaction.filter(|compaction| compaction.looks_next()) else {
+        if !is_current {
             return Ok(false);
-        };
-        crate::reached!("compaction_looked_without_writing");
-        compaction.look(&tables)?;
+        }
+        if let Some(compaction) = &mut self.compaction {
+            if !compaction.looks_next() {
+                return Ok(false);
+            }
+            crate::reached!("compaction_looked_without_commit");
+            // The step that began it has written all rows that it is about.
+            compaction.look(&tables)?;
+        } else if self.index_file.is_some() {
+            crate::reached!("index_file_bitten_without_commit");
+            self.bite_of_index_file();
+        } else if self.unchecked.is_some() {
+            self.bite_of_check()?;
+        } else {
+            return Ok(false);
+        }
         Ok(true)
     }
 

@@ -333,17 +333,20 @@ fn a_compaction_looks_for_rows_without_writing() {
     for _ in 0..5 {
         fixture.run(put("a", value)).unwrap();
     }
-    assert!(!fixture.checkpointer.look().unwrap(), "there is no compaction");
+    assert!(
+        !fixture.checkpointer.bite_without_commit().unwrap(),
+        "there is no compaction"
+    );
     fixture.run(Command::Compact { revision: 6 }).unwrap();
     assert!(
-        !fixture.checkpointer.look().unwrap(),
+        !fixture.checkpointer.bite_without_commit().unwrap(),
         "a step begins it, which writes its rows"
     );
     assert!(fixture.checkpointer.step(false).unwrap().compaction_pending);
     fixture.run(put("b", "1")).unwrap();
     let unwritten = fixture.store.reader().unwritten_bytes();
     let mut looks = 0;
-    while fixture.checkpointer.look().unwrap() {
+    while fixture.checkpointer.bite_without_commit().unwrap() {
         looks += 1;
     }
     assert!(looks > 1);

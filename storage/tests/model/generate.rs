@@ -24,7 +24,7 @@ pub enum Step {
     /// Write behind.
     Checkpoint { durable: bool },
     /// The bite of a compaction that writes nothing, if that is the next one.
-    Look,
+    Bite,
     /// The process dies and starts again; what the database lacks comes from the log.
     Restart { session: bool },
     /// A snapshot of the store replaces the store.
@@ -309,7 +309,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Blank),
         1 => members().prop_map(Step::Membership),
         6 => any::<bool>().prop_map(|durable| Step::Checkpoint { durable }),
-        2 => Just(Step::Look),
+        2 => Just(Step::Bite),
         1 => any::<bool>().prop_map(|session| Step::Restart { session }),
         1 => Just(Step::Install),
         10 => range().prop_map(Step::Query),
@@ -334,7 +334,7 @@ pub fn resolve(step: &mut Step, model: &Model) {
         Step::History { from: revision, .. } | Step::HashKv { revision } => {
             *revision = resolve_revision(*revision, model);
         }
-        Step::Blank | Step::Membership(_) | Step::Checkpoint { .. } | Step::Look | Step::Restart { .. } => {}
+        Step::Blank | Step::Membership(_) | Step::Checkpoint { .. } | Step::Bite | Step::Restart { .. } => {}
         Step::Install | Step::HoldView => {}
     }
 }

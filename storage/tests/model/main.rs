@@ -179,8 +179,8 @@ impl Run {
                 let step = self.checkpointer.step(durable).unwrap();
                 assert_eq!(step.durable, self.store.applied().filter(|_| durable));
             }
-            Step::Look => {
-                self.checkpointer.look().unwrap();
+            Step::Bite => {
+                self.checkpointer.bite_without_commit().unwrap();
             }
             Step::Restart { session } => self.restart(session),
             Step::Install => self.install(),

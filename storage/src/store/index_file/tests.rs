@@ -293,6 +293,36 @@ fn a_row_that_was_lost_before_the_file_is_missed_when_it_is_read() {
     assert!(matches!(read("a"), Err(ReadError::Fault(Fault::Damaged { .. }))));
 }
 
+/// Each bite of an index file was a transaction once: while one was written beside puts, and that takes a while with millions
+/// of keys, there were five times as many.
+#[test]
+fn an_index_file_is_written_and_rows_are_checked_without_a_transaction() {
+    let mut member = Member::new();
+    for number in 0..100 {
+        member.run(put(&key(number), 0));
+    }
+    member.checkpointer.write_index_file();
+    assert!(member.checkpointer.step(true).unwrap().index_file_pending);
+    let bites = |member: &mut Member| {
+        member.run(put("unwritten", 0));
+        let unwritten = member.store.reader().unwritten_bytes();
+        let mut bites = 0;
+        while member.checkpointer.bite_without_commit().unwrap() {
+            bites += 1;
+        }
+        assert_eq!(member.store.reader().unwritten_bytes(), unwritten);
+        bites
+    };
+    assert!(bites(&mut member) > 1);
+    assert!(member.disk.exists(&path_beside(Path::new(DATABASE))));
+    assert!(!member.checkpointer.step(true).unwrap().index_file_pending);
+
+    let mut member = member.restart();
+    assert!(member.store.opening().from_index_file);
+    assert!(bites(&mut member) > 0);
+    assert!(!member.checkpointer.step(true).unwrap().check_pending);
+}
+
 /// A damaged block is met by whoever reads it, and by nobody for years if nobody does; so all are read after a start.
 #[test]
 fn rows_that_no_start_has_read_are_read_after_it() {
@@ -341,6 +371,7 @@ enum Step {
     Revoke,
     Compact(u64),
     Checkpoint(bool),
+    Bite,
     WriteIndexFile,
     FinishIndexFile,
     Restart,
@@ -355,6 +386,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Revoke),
         3 => (0u64..6).prop_map(Step::Compact),
         6 => any::<bool>().prop_map(Step::Checkpoint),
+        4 => Just(Step::Bite),
         3 => Just(Step::WriteIndexFile),
         1 => Just(Step::FinishIndexFile),
         1 => Just(Step::Restart),
@@ -402,6 +434,9 @@ proptest! {
                 }),
                 Step::Checkpoint(durable) => {
                     member.checkpointer.step(durable).unwrap();
+                }
+                Step::Bite => {
+                    member.checkpointer.bite_without_commit().unwrap();
                 }
                 Step::WriteIndexFile => {
                     member.checkpointer.write_index_file();
