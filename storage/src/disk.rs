@@ -5,6 +5,7 @@
 //! is found by its checksum); a failed sync may have dropped what it should have written.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +42,11 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug + 'static {
     /// Brings what has been written on its way to the device and waits until it is there, so that the next sync has little to
     /// do and other files' syncs need not wait behind it. Promises nothing: only a sync makes durable.
     fn write_back(&self) -> io::Result<()> {
+        Ok(())
+    }
+    /// As [`DiskFile::write_back`] for these bytes, part after part, and leaves the device to others after each part for as
+    /// long as it took, within reason.
+    fn write_back_in_parts(&self, _parts: &[Range<u64>]) -> io::Result<()> {
         Ok(())
     }
     /// Gives the file system back what these bytes take; they read as zeros from then on, or as before after a crash without a

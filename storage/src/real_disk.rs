@@ -4,10 +4,12 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::disk::{Disk, DiskFile};
 
@@ -15,6 +17,9 @@ use crate::disk::{Disk, DiskFile};
 const DIRECTORY_MODE: u32 = 0o700;
 /// Mode of a new file: its owner only.
 const FILE_MODE: u32 = 0o600;
+
+/// How long all pauses between the parts of a write-back take at most.
+const PAUSES_MAX: Duration = Duration::from_millis(250);
 
 /// The disk of the operating system.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +155,26 @@ impl DiskFile for RealFile {
         if !self.syncs {
             return Ok(());
         }
-        write_back(&self.file)
+        write_back(&self.file, 0..0)
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long the device takes is known here alone, and decides nothing but when it is asked again"
+    )]
+    fn write_back_in_parts(&self, parts: &[Range<u64>]) -> io::Result<()> {
+        if !self.syncs {
+            return Ok(());
+        }
+        let mut pauses_left = PAUSES_MAX;
+        for part in parts {
+            let began = Instant::now();
+            write_back(&self.file, part.clone())?;
+            let pause = began.elapsed().min(pauses_left);
+            pauses_left -= pause;
+            std::thread::sleep(pause);
+        }
+        Ok(())
     }
 
     fn make_hole(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -190,13 +214,16 @@ fn make_hole(_file: &File, _offset: u64, _bytes: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Writes the file's dirty pages to the device, without the flush of its cache that a sync ends with.
+/// Writes the file's dirty pages among these bytes to the device, without the flush of its cache that a sync ends with;
+/// `0..0` is all of them.
 #[cfg(target_os = "linux")]
-fn write_back(file: &File) -> io::Result<()> {
+fn write_back(file: &File, bytes: Range<u64>) -> io::Result<()> {
+    let offset = |at: u64| libc::off64_t::try_from(at).map_err(|_| io::ErrorKind::InvalidInput);
+    let (start, length) = (offset(bytes.start)?, offset(bytes.end - bytes.start)?);
     let all =
         libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: the descriptor is open for as long as `file` is borrowed; the call touches no memory of ours.
-    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, all) };
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), start, length, all) };
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
         // What the next sync might not say again.
@@ -207,7 +234,7 @@ fn write_back(file: &File) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn write_back(_file: &File) -> io::Result<()> {
+fn write_back(_file: &File, _bytes: Range<u64>) -> io::Result<()> {
     Ok(())
 }
 
@@ -225,6 +252,23 @@ pub(crate) fn lock_exclusively(file: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_went_to_the_device_in_parts_is_still_read() {
+        let scratch = tempfile::tempdir().unwrap();
+        let file = RealDisk::new().open(&scratch.path().join("file"), true).unwrap();
+        file.write_all_at(&[7; 10_000], 0).unwrap();
+        file.write_back_in_parts(&[0..4096, 4096..8192]).unwrap();
+        file.write_all_at(&[8; 4096], 4096).unwrap();
+        file.sync().unwrap();
+        let mut bytes = [0; 10_000];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        assert!(bytes[..4096].iter().all(|&byte| byte == 7));
+        assert!(bytes[4096..8192].iter().all(|&byte| byte == 8));
+        // No place that a file can have.
+        let error = file.write_back_in_parts(&[u64::MAX - 1..u64::MAX]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
 
     #[test]
     fn what_is_written_is_read_and_files_keep_their_modes() {

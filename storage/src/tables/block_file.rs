@@ -54,6 +54,9 @@ const HEADER_CRC_AT: usize = HEADER_PREFIX_BYTES - CRC_BYTES;
 const SKIPPED_BLOCKS_MAX: u64 = 3;
 /// Blocks that come by one call at most.
 const RUN_BLOCKS_MAX: u64 = 32;
+/// A sync of more blocks than this sends so many at a time before it, see [`DiskFile::write_back_in_parts`]: a device takes
+/// some milliseconds for them if they are scattered.
+const PART_BLOCKS: u64 = 16;
 
 /// A file of checked blocks, as redb's storage.
 ///
@@ -433,7 +436,14 @@ impl BlockFile {
                 .write_all_at(&page, group_offset(group))
                 .map_err(|error| self.failed("write", error))?;
         }
-        self.file.sync().map_err(|error| self.failed("sync", error))?;
+        let parts = match &*self.space.lock() {
+            Some(space) => parts(&space.unsynced),
+            None => Vec::new(),
+        };
+        self.file
+            .write_back_in_parts(&parts)
+            .and_then(|()| self.file.sync())
+            .map_err(|error| self.failed("sync", error))?;
         if let Some(space) = &mut *self.space.lock() {
             space.unsynced = BlockSet::default();
         }
@@ -447,6 +457,26 @@ impl BlockFile {
             && length.is_multiple_of(BLOCK_BYTES)
             && offset + length as u64 <= self.length()
     }
+}
+
+/// The file in parts with [`PART_BLOCKS`] of `blocks` in each, as far as they go; what is left of them makes no part.
+fn parts(blocks: &BlockSet) -> Vec<Range<u64>> {
+    let mut parts = Vec::new();
+    let (mut from, mut wanting) = (0, PART_BLOCKS);
+    for run in blocks.runs() {
+        let mut next = run.start;
+        while next < run.end {
+            let taken = wanting.min(run.end - next);
+            next += taken;
+            wanting -= taken;
+            if wanting == 0 {
+                let end = block_offset(next - 1) + BLOCK_BYTES as u64;
+                parts.push(from..end);
+                (from, wanting) = (end, PART_BLOCKS);
+            }
+        }
+    }
+    parts
 }
 
 /// What redb owns of a [`BlockFile`]; [`super::Tables`] keeps the other handle, to learn what went wrong.
@@ -608,6 +638,25 @@ mod tests {
         assert_eq!(of(last, 3), [(last, 0..page), (last + 1, page..3 * page)]);
         assert_eq!(of(1, 2 * GROUP_BLOCKS).len(), 2);
         assert_eq!(of(1, 0), []);
+    }
+
+    #[test]
+    fn parts_follow_each_other_and_have_as_many_blocks_each() {
+        let mut blocks = BlockSet::default();
+        for number in 1..PART_BLOCKS {
+            blocks.insert(number * 40..number * 40 + 1);
+        }
+        assert_eq!(parts(&blocks), [], "the sync alone will do");
+        blocks.insert(5000..5000 + 2 * PART_BLOCKS + 5);
+        let parts = parts(&blocks);
+        assert_eq!(parts.len(), 3);
+        let mut next = 0;
+        for part in parts {
+            assert_eq!(part.start, next);
+            let inside = |number: &u64| part.contains(&block_offset(*number));
+            assert_eq!(blocks.runs().flatten().filter(inside).count() as u64, PART_BLOCKS);
+            next = part.end;
+        }
     }
 
     /// redb frees pages once more when a commit is durable, and writes that down in pages that are free in that commit.
