@@ -26,7 +26,9 @@ const PAST: u64 = 100_000;
 /// Puts come at this rate for so long, so that their p99 and CPU can be held against each other whatever else a server has to
 /// do.
 const PUTS_PER_SECOND: f64 = 2000.0;
-const PUTS_TIME: Duration = Duration::from_secs(5);
+const PUTS_TIME: Duration = Duration::from_secs(3);
+/// The medians of so many such times count: one of them can meet a moment in which the disk stands still.
+const PUTS_WINDOWS: usize = 3;
 const PUT_CLIENTS: usize = 64;
 const PUT_CONNECTIONS: usize = 8;
 
@@ -79,7 +81,7 @@ pub async fn compare(
     let unit = growing.unit();
     println!(
         "one member, values of {value_bytes} B{}; of {READS} serial reads per figure the median; puts at {PUTS_PER_SECOND}/s \
-         for {PUTS_TIME:?}\n",
+         for {PUTS_TIME:?}, of {PUTS_WINDOWS} times the median\n",
         match growing {
             Growing::Keys => String::new(),
             Growing::Revisions { keys } => format!(", {keys} keys"),
@@ -173,18 +175,28 @@ async fn look(server: &mut Server, growing: Growing, size: u64, value_bytes: usi
         rate: Some(PUTS_PER_SECOND),
         length: Length::Time(PUTS_TIME),
     };
-    let before = server.usage()?.cpu;
-    let puts = load::run(&channels, &puts).await?;
-    let cpu = server.usage()?.cpu.saturating_sub(before);
-    anyhow::ensure!(puts.errors == 0 && puts.count() > 0, "{puts}");
+    let (mut p99s, mut cpus) = ([Duration::ZERO; PUTS_WINDOWS], [Duration::ZERO; PUTS_WINDOWS]);
+    for (p99, cpu) in p99s.iter_mut().zip(&mut cpus) {
+        let before = server.usage()?.cpu;
+        let puts = load::run(&channels, &puts).await?;
+        anyhow::ensure!(puts.errors == 0 && puts.count() > 0, "{puts}");
+        *p99 = puts.quantile(0.99);
+        *cpu = server
+            .usage()?
+            .cpu
+            .saturating_sub(before)
+            .div_f64(puts.count() as f64);
+    }
+    p99s.sort_unstable();
+    cpus.sort_unstable();
     let restarts = [server.stop_and_start().await?, server.restart().await?];
     Ok(Point {
         size,
         limited: limited.quantile(0.5),
         counted: counted.quantile(0.5),
         past: past.quantile(0.5),
-        put: puts.quantile(0.99),
-        put_cpu: cpu.div_f64(puts.count() as f64),
+        put: p99s[PUTS_WINDOWS / 2],
+        put_cpu: cpus[PUTS_WINDOWS / 2],
         resident_bytes: server.resident_bytes()?,
         restarts,
     })
