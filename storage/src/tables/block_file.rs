@@ -57,6 +57,10 @@ const RUN_BLOCKS_MAX: u64 = 32;
 /// A sync of more blocks than this sends so many at a time before it, see [`DiskFile::write_back_in_parts`]: a device takes
 /// some milliseconds for them if they are scattered.
 const PART_BLOCKS: u64 = 16;
+/// More parts than so many cost more than they bring: they become larger.
+const PARTS_MAX: u64 = 64;
+/// A sync of more blocks than this has no parts. So many are not scattered, and what writes so much waits for the device anyway.
+const PARTED_BLOCKS_MAX: u64 = 4096;
 
 /// A file of checked blocks, as redb's storage.
 ///
@@ -459,10 +463,16 @@ impl BlockFile {
     }
 }
 
-/// The file in parts with [`PART_BLOCKS`] of `blocks` in each, as far as they go; what is left of them makes no part.
+/// The file in parts with as many of `blocks` in each, at least [`PART_BLOCKS`], as far as they go; what is left of them makes
+/// no part.
 fn parts(blocks: &BlockSet) -> Vec<Range<u64>> {
     let mut parts = Vec::new();
-    let (mut from, mut wanting) = (0, PART_BLOCKS);
+    let all = blocks.len();
+    if all > PARTED_BLOCKS_MAX {
+        return parts;
+    }
+    let blocks_each = PART_BLOCKS.max(all.div_ceil(PARTS_MAX));
+    let (mut from, mut wanting) = (0, blocks_each);
     for run in blocks.runs() {
         let mut next = run.start;
         while next < run.end {
@@ -472,7 +482,7 @@ fn parts(blocks: &BlockSet) -> Vec<Range<u64>> {
             if wanting == 0 {
                 let end = block_offset(next - 1) + BLOCK_BYTES as u64;
                 parts.push(from..end);
-                (from, wanting) = (end, PART_BLOCKS);
+                (from, wanting) = (end, blocks_each);
             }
         }
     }
@@ -648,15 +658,21 @@ mod tests {
         }
         assert_eq!(parts(&blocks), [], "the sync alone will do");
         blocks.insert(5000..5000 + 2 * PART_BLOCKS + 5);
-        let parts = parts(&blocks);
-        assert_eq!(parts.len(), 3);
-        let mut next = 0;
-        for part in parts {
-            assert_eq!(part.start, next);
-            let inside = |number: &u64| part.contains(&block_offset(*number));
-            assert_eq!(blocks.runs().flatten().filter(inside).count() as u64, PART_BLOCKS);
-            next = part.end;
-        }
+        let in_each = |blocks: &BlockSet| {
+            let mut next = 0;
+            let count = |part: Range<u64>| {
+                assert_eq!(part.start, next);
+                next = part.end;
+                let inside = |number: &u64| part.contains(&block_offset(*number));
+                blocks.runs().flatten().filter(inside).count() as u64
+            };
+            parts(blocks).into_iter().map(count).collect::<Vec<u64>>()
+        };
+        assert_eq!(in_each(&blocks), [PART_BLOCKS; 3]);
+        blocks.insert(10_000..10_000 + 2 * PART_BLOCKS * PARTS_MAX - blocks.len());
+        assert_eq!(in_each(&blocks), [2 * PART_BLOCKS; PARTS_MAX as usize]);
+        blocks.insert(20_000..20_000 + PARTED_BLOCKS_MAX);
+        assert_eq!(in_each(&blocks), []);
     }
 
     /// redb frees pages once more when a commit is durable, and writes that down in pages that are free in that commit.
