@@ -266,7 +266,9 @@ mod tests {
         assert!(bytes[..4096].iter().all(|&byte| byte == 7));
         assert!(bytes[4096..8192].iter().all(|&byte| byte == 8));
         // No place that a file can have.
-        let error = file.write_back_in_parts(&[0..1, u64::MAX - 1..u64::MAX]).unwrap_err();
+        let error = file
+            .write_back_in_parts(&[0..1, u64::MAX - 1..u64::MAX])
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
