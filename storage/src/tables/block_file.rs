@@ -442,6 +442,7 @@ impl BlockFile {
         }
         let parts = match &*self.space.lock() {
             Some(space) => parts(&space.unsynced),
+            // What has been written is not kept either: all of it is left to the sync.
             None => Vec::new(),
         };
         self.file

@@ -23,7 +23,7 @@ pub enum Step {
     Membership(Vec<MemberRecord>),
     /// Write behind.
     Checkpoint { durable: bool },
-    /// The bite of a compaction that writes nothing, if that is the next one.
+    /// The next bite, if it leaves the database as it is.
     Bite,
     /// The process dies and starts again; what the database lacks comes from the log.
     Restart { session: bool },
