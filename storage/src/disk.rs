@@ -54,6 +54,11 @@ pub trait DiskFile: Send + Sync + std::fmt::Debug + 'static {
     fn make_hole(&self, _offset: u64, _bytes: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+    /// The first bytes from `from` on that take space, as far as the file system can tell; none if there are none.
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        let length = self.length()?;
+        Ok((from < length).then_some(from..length))
+    }
     /// Takes an exclusive lock without waiting; `WouldBlock` when another process has it. Held until the file closes.
     fn try_lock(&self) -> io::Result<()>;
 }

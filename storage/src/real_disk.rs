@@ -181,6 +181,10 @@ impl DiskFile for RealFile {
         make_hole(&self.file, offset, bytes)
     }
 
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        next_data(&self.file, from)
+    }
+
     fn try_lock(&self) -> io::Result<()> {
         lock_exclusively(&self.file)
     }
@@ -212,6 +216,38 @@ fn make_hole(file: &File, offset: u64, bytes: u64) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn make_hole(_file: &File, _offset: u64, _bytes: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// As [`DiskFile::next_data`]. Moves the place in the file that reads without an offset begin at, of which there are none.
+#[cfg(target_os = "linux")]
+fn next_data(file: &File, from: u64) -> io::Result<Option<Range<u64>>> {
+    let seek = |from: u64, whence| {
+        let from = libc::off64_t::try_from(from).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the descriptor is open for as long as `file` is borrowed; the call touches no memory of ours.
+        let place = unsafe { libc::lseek64(file.as_raw_fd(), from, whence) };
+        u64::try_from(place).map_err(|_| io::Error::last_os_error())
+    };
+    let data = seek(from, libc::SEEK_DATA).and_then(|start| Ok(start..seek(start, libc::SEEK_HOLE)?));
+    match data {
+        Ok(data) => Ok(Some(data)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENXIO) => Ok(None),
+            // File systems that cannot tell.
+            Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS) => all_from(file, from),
+            _ => Err(error),
+        },
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn next_data(file: &File, from: u64) -> io::Result<Option<Range<u64>>> {
+    all_from(file, from)
+}
+
+/// All bytes from `from` on, if there are any.
+fn all_from(file: &File, from: u64) -> io::Result<Option<Range<u64>>> {
+    let length = file.metadata()?.len();
+    Ok((from < length).then_some(from..length))
 }
 
 /// Writes the file's dirty pages among these bytes to the device, without the flush of its cache that a sync ends with;
@@ -329,6 +365,9 @@ mod tests {
             file.read_exact_at(&mut read, offset).unwrap();
             assert_eq!(read, [byte], "at {offset}");
         }
+        let data = [0, MIB, 3 * MIB, 4 * MIB].map(|from| file.next_data(from).unwrap());
+        let end = Some(3 * MIB..4 * MIB);
+        assert_eq!(data, [Some(0..MIB), end.clone(), end, None]);
     }
 
     #[test]

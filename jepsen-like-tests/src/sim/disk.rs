@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -216,6 +217,10 @@ impl DiskFile for MemberFile {
     fn make_hole(&self, offset: u64, bytes: u64) -> io::Result<()> {
         self.disk.change("make hole", &[self.path, offset, bytes])?;
         self.file.make_hole(offset, bytes)
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        self.file.next_data(from)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -39,7 +39,7 @@ const MAGIC: [u8; 8] = *b"KELSONDB";
 /// Version of the layout above; a file of another one is refused.
 const FORMAT_VERSION: u32 = 2;
 /// Bytes of a block: redb's page size.
-const BLOCK_BYTES: usize = 4096;
+pub(super) const BLOCK_BYTES: usize = 4096;
 /// Bytes of redb's header.
 pub(super) const HEADER_BYTES: usize = 320;
 const CRC_BYTES: usize = 4;
@@ -81,8 +81,10 @@ pub(super) struct BlockFile {
 /// Which blocks can become holes.
 #[derive(Debug, Default)]
 struct Space {
-    /// Those that are holes, as far as this knows.
+    /// Those that take no space.
     holes: BlockSet,
+    /// Whether those are in it that there were when the file was opened.
+    holes_are_found: bool,
     /// Those written since the last sync.
     unsynced: BlockSet,
 }
@@ -345,15 +347,37 @@ impl BlockFile {
         self.space.lock().is_some()
     }
 
-    /// Takes those out of `blocks` that are holes or have been written since the last sync.
-    pub(super) fn keep_idle(&self, blocks: &mut BlockSet) {
-        if let Some(space) = &*self.space.lock() {
+    /// Takes those out of `blocks` that are holes or have been written since the last sync. Belongs to the one who writes.
+    pub(super) fn keep_idle(&self, blocks: &mut BlockSet) -> Result<(), Fault> {
+        if let Some(space) = &mut *self.space.lock() {
+            if !space.holes_are_found {
+                let found = self.find_holes();
+                space.holes.insert_all(&found.map_err(|error| self.fault(error))?);
+                space.holes_are_found = true;
+            }
             blocks.remove_all(&space.holes);
             // M46: what was written after the durable commit is taken for free.
             if !mutant!("M46") {
                 blocks.remove_all(&space.unsynced);
             }
         }
+        Ok(())
+    }
+
+    /// The blocks that take no space, by the file system.
+    fn find_holes(&self) -> io::Result<BlockSet> {
+        let mut holes = BlockSet::default();
+        holes.insert(1..self.length() / BLOCK_BYTES as u64);
+        let mut from = GROUPS_START;
+        while let Some(data) = self
+            .file
+            .next_data(from)
+            .map_err(|error| self.failed("look for holes in", error))?
+        {
+            holes.remove(blocks_touched(&data));
+            from = data.end;
+        }
+        Ok(holes)
     }
 
     /// Gives these blocks back to the file system until they are written again. Nothing may refer to them. False if the
@@ -430,7 +454,11 @@ impl BlockFile {
             .set_length(file_length(blocks))
             .map_err(|error| self.failed("resize", error))?;
         self.checksums.cut(groups_for(blocks));
-        self.length.store(length, Ordering::Release);
+        let before = self.length.swap(length, Ordering::AcqRel) / BLOCK_BYTES as u64;
+        if let Some(space) = &mut *self.space.lock() {
+            // What a file grows by takes no space before it is written.
+            space.holes.insert(before.min(blocks)..blocks);
+        }
         Ok(())
     }
 
@@ -575,6 +603,12 @@ fn blocks_of(file_length: u64) -> u64 {
     1 + groups / GROUP_BYTES * GROUP_BLOCKS as u64 + rest / BLOCK_BYTES as u64
 }
 
+/// The blocks that have some of these bytes of the file.
+fn blocks_touched(bytes: &Range<u64>) -> Range<u64> {
+    let (first, last) = (blocks_of(bytes.start), blocks_of(bytes.end));
+    first..last + u64::from(block_offset(last) < bytes.end)
+}
+
 /// How many groups so many blocks take, the header's included.
 fn groups_for(blocks: u64) -> usize {
     match blocks {
@@ -687,10 +721,13 @@ mod tests {
         let idle = || {
             let mut blocks = BlockSet::default();
             blocks.insert(10..20);
-            file.keep_idle(&mut blocks);
+            file.keep_idle(&mut blocks).unwrap();
             blocks.runs().flatten().collect::<Vec<_>>()
         };
+        assert_eq!(idle(), [], "never written");
         let write = |first| file.write_blocks(first, &[7; 2 * BLOCK_BYTES]).unwrap();
+        file.write_blocks(10, &[7; 10 * BLOCK_BYTES]).unwrap();
+        file.sync().unwrap();
         write(11);
         assert_eq!(idle(), [10, 13, 14, 15, 16, 17, 18, 19]);
         file.sync().unwrap();
@@ -702,6 +739,48 @@ mod tests {
         write(13);
         file.sync().unwrap();
         assert_eq!(idle(), [10, 11, 13, 14, 15, 16, 17, 18, 19]);
+    }
+
+    #[test]
+    fn holes_are_found_when_a_file_is_opened() {
+        let disk = FaultyDisk::new();
+        let path = Path::new("/d/db");
+        disk.create_directory(Path::new("/d")).unwrap();
+        let file = BlockFile::create(disk.open(path, true).unwrap(), path).unwrap();
+        // The last blocks of a group and the first of the next one, between which there are checksums.
+        let end = GROUP_BLOCKS as u64 + 5;
+        file.resize((end + 10) * BLOCK_BYTES as u64).unwrap();
+        let last = end - 10;
+        file.write_blocks(last, &[7; 10 * BLOCK_BYTES]).unwrap();
+        file.sync().unwrap();
+        assert!(file.make_hole(last + 7..last + 9).unwrap());
+        let idle = |file: &BlockFile| {
+            let mut blocks = BlockSet::default();
+            blocks.insert(1..end + 10);
+            file.keep_idle(&mut blocks).unwrap();
+            blocks.runs().collect::<Vec<_>>()
+        };
+        let expected = [last..last + 7, last + 9..end];
+        assert_eq!(idle(&file), expected);
+        drop(file);
+        let file = BlockFile::over(
+            disk.open(path, false).unwrap(),
+            path,
+            (end + 10) * BLOCK_BYTES as u64,
+        );
+        assert_eq!(idle(&file), expected);
+    }
+
+    #[test]
+    fn the_blocks_that_bytes_touch_are_found() {
+        let at = |number: u64| block_offset(number);
+        assert_eq!(blocks_touched(&(at(5)..at(7))), 5..7);
+        assert_eq!(blocks_touched(&(at(5) + 1..at(7) + 1)), 5..8);
+        let first = GROUP_BLOCKS as u64 + 1;
+        let checksums = at(first) - 1;
+        assert_eq!(blocks_touched(&(checksums - 1..checksums)), first..first);
+        assert_eq!(blocks_touched(&(checksums..at(first) + 1)), first..first + 1);
+        assert_eq!(blocks_touched(&(at(first - 1)..checksums)), first - 1..first);
     }
 
     #[test]

@@ -27,6 +27,15 @@ impl BlockSet {
         });
     }
 
+    pub(super) fn insert_all(&mut self, others: &Self) {
+        if self.words.len() < others.words.len() {
+            self.words.resize(others.words.len(), 0);
+        }
+        for (word, other) in self.words.iter_mut().zip(&others.words) {
+            *word |= other;
+        }
+    }
+
     /// Takes out all blocks that are in `others`.
     pub(super) fn remove_all(&mut self, others: &Self) {
         for (word, other) in self.words.iter_mut().zip(&others.words) {
@@ -96,6 +105,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Insert(Range<u64>),
+        InsertAll(Range<u64>),
         Remove(Range<u64>),
         RemoveAll(Range<u64>),
     }
@@ -105,6 +115,7 @@ mod tests {
         prop_oneof![
             3 => blocks.clone().prop_map(Step::Insert),
             2 => blocks.clone().prop_map(Step::Remove),
+            1 => blocks.clone().prop_map(Step::InsertAll),
             1 => blocks.prop_map(Step::RemoveAll),
         ]
     }
@@ -118,6 +129,12 @@ mod tests {
                 match step {
                     Step::Insert(blocks) => {
                         set.insert(blocks.clone());
+                        model.extend(blocks);
+                    }
+                    Step::InsertAll(blocks) => {
+                        let mut others = BlockSet::default();
+                        others.insert(blocks.clone());
+                        set.insert_all(&others);
                         model.extend(blocks);
                     }
                     Step::Remove(blocks) => {

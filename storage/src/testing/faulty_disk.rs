@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -337,6 +338,10 @@ impl DiskFile for FaultyFile {
         let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         state.file_mut(self.id).make_hole(offset, bytes);
         Ok(())
+    }
+
+    fn next_data(&self, from: u64) -> io::Result<Option<Range<u64>>> {
+        Ok(self.disk.state.lock().file(self.id).next_data(from))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! One file of the faulty disk: what is written, what of that a sync has made durable, and what a crash can leave.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Random;
@@ -171,6 +172,18 @@ impl FileState {
             durable: left,
             ..Self::default()
         }
+    }
+
+    /// The first sectors that are not zeros, from the one on in which `from` is.
+    pub(super) fn next_data(&self, from: u64) -> Option<Range<u64>> {
+        let first = index(from / SECTOR_BYTES as u64);
+        let sectors = self.cached.sectors.get(first..)?;
+        let start = first + sectors.iter().position(Option::is_some)?;
+        let taken = self.cached.sectors[start..]
+            .iter()
+            .take_while(|sector| sector.is_some());
+        let end = start + taken.count();
+        Some((start * SECTOR_BYTES) as u64..(end * SECTOR_BYTES) as u64)
     }
 
     /// Bytes of sectors that are not zeros.
