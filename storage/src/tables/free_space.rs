@@ -352,8 +352,8 @@ mod tests {
         assert_eq!(shown(&open(&disk).newest()), left);
     }
 
-    /// Up to 1 GiB went after one commit; where the device is told of it, puts beside a compaction waited three times as
-    /// long as they do now.
+    /// Up to 1 GiB went after one commit; where the device is told of it, the slowest puts beside a compaction waited for
+    /// nearly twice as long.
     #[test]
     fn only_some_space_goes_after_one_commit() {
         const RUN_BLOCKS: u64 = 20;
